@@ -1,0 +1,1 @@
+"""The local HTTP API: schemas, routes, caller identity, OpenAPI."""

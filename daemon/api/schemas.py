@@ -1,0 +1,296 @@
+"""Bodies of the `/v1` API. Every body that is read or sent is one of these models."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ...policies.decision import Decision, Ladder
+from ...policies.snapshot import Frozen, Snapshot
+from ...policies.task import (
+    JobProgress,
+    JobState,
+    Name,
+    PatchMetadata,
+    Preprocessing,
+    RungResult,
+    Side,
+    TaskSpec,
+    TrainSpec,
+)
+
+
+class Error(Frozen):
+    """Every answer that is not 2xx. `error` is one readable sentence; `code` is stable."""
+
+    error: str
+    code: str
+    hint: str | None = None
+    retry_after_s: float | None = None
+    request_id: str | None = None
+
+
+class PolicyState(Frozen):
+    """The policy in force and, where a newer file was refused, why."""
+
+    name: str
+    source: str = Field(description="path of the file, or 'preset:NAME'")
+    sha256: str
+    loaded_s: float
+    error: str | None = Field(None, description="why a newer version of the file is not in force")
+
+
+class WorkerStatus(Frozen):
+    """One worker process."""
+
+    name: Literal["inference", "training"]
+    state: Literal["stopped", "starting", "ready", "busy"]
+    pid: int | None = None
+    engine: str | None = None
+    threads: int | None = None
+    resident_bytes: int | None = None
+    started_s: float | None = None
+    restarts: int = 0
+    in_flight: int = 0
+
+
+class Status(Frozen):
+    """The daemon at a glance."""
+
+    version: str
+    pid: int
+    started_s: float
+    now_s: float
+    state_dir: str
+    socket: str
+    policy: PolicyState
+    decision: Decision | None
+    snapshot: Snapshot | None
+    workers: tuple[WorkerStatus, ...]
+    tasks: int
+    jobs_active: int
+    requests_total: int
+    trace: str | None = Field(None, description="name of the trace being replayed into the monitor")
+
+
+class Explain(Frozen):
+    """A decision with the snapshot it rests on and the policy text in force then."""
+
+    decision: Decision
+    snapshot: Snapshot
+    policy: PolicyState
+    sentences: tuple[str, ...] = Field(description="the decision told in plain sentences")
+
+
+class DecisionList(Frozen):
+    decisions: tuple[Decision, ...]
+
+
+class PolicyInfo(Frozen):
+    name: str
+    source: str
+    description: str
+    in_force: bool
+
+
+class PolicyList(Frozen):
+    policies: tuple[PolicyInfo, ...]
+
+
+class PolicyText(Frozen):
+    name: str
+    source: str
+    in_force: bool
+    toml: str
+
+
+class PolicyUse(Frozen):
+    """Put a policy in force: a preset's or file's `name`, or the absolute `path` of a file."""
+
+    name: str | None = None
+    path: str | None = None
+
+
+class TaskCreate(Frozen):
+    """Add a task. Labels come from the data set unless given."""
+
+    name: Name
+    data: str | None = None
+    base: str = "lite0"
+    labels: tuple[str, ...] = ()
+    resolutions: tuple[Side, ...] = (224, 192, 160, 128, 96)
+    preprocessing: Preprocessing = Preprocessing()
+
+
+class TaskView(Frozen):
+    """A task with its ladder."""
+
+    spec: TaskSpec
+    created_s: float
+    ladder: Ladder | None = Field(None, description="absent while no rung can answer: nothing has been trained yet")
+    predictions: int = 0
+
+
+class TaskList(Frozen):
+    tasks: tuple[TaskView, ...]
+
+
+class PatchView(Frozen):
+    """A stored patch."""
+
+    id: str = Field(description="sha256 of the file")
+    bytes: int
+    in_force: bool
+    metadata: PatchMetadata
+
+    @property
+    def share(self) -> float:
+        return self.metadata.parameters / self.metadata.base_parameters
+
+
+class PatchList(Frozen):
+    patches: tuple[PatchView, ...]
+
+
+class JobView(Frozen):
+    """A training job."""
+
+    id: str
+    state: JobState
+    spec: TrainSpec
+    created_s: float
+    updated_s: float
+    progress: JobProgress
+    results: tuple[RungResult, ...] = ()
+    error: str | None = None
+    waiting: str | None = Field(None, description="why a queued or running job does not advance now")
+    seconds: float = Field(0.0, description="wall seconds spent in slices")
+    cpu_seconds: float = 0.0
+    slices: int = 0
+
+
+class JobList(Frozen):
+    jobs: tuple[JobView, ...]
+
+
+class CostView(Frozen):
+    """The measured cost of one image at one resolution of one base, milliseconds."""
+
+    base: str
+    resolution: int
+    median_ms: float
+    p90_ms: float
+    samples: int
+    engine: str
+    measured_s: float
+
+
+class RequestLatency(Frozen):
+    """What the last requests of a rung took, milliseconds, from the socket's last byte in to the answer."""
+
+    task: str
+    resolution: int
+    samples: int
+    p50_ms: float
+    p99_ms: float
+    network_p50_ms: float
+
+
+class Profile(Frozen):
+    """Measured costs: of each rung by calibration, and of the requests served."""
+
+    costs: tuple[CostView, ...]
+    requests: tuple[RequestLatency, ...]
+
+
+class ProfileRun(Frozen):
+    """Measure now."""
+
+    base: str = "lite0"
+    resolutions: tuple[Side, ...] = ()
+    repeats: int = Field(7, ge=1, le=200)
+
+
+class Event(Frozen):
+    """Something that happened; `data` depends on `kind`."""
+
+    id: int
+    time_s: float
+    level: Literal["info", "warning", "error"]
+    kind: str
+    message: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class EventList(Frozen):
+    events: tuple[Event, ...]
+
+
+class TensorInput(Frozen):
+    """A raw tensor: UINT8 [H,W,3] is an RGB image; FP32 [3,R,R] or [1,3,R,R] is a finished network input."""
+
+    shape: tuple[int, ...]
+    datatype: Literal["UINT8", "FP32"]
+    data: list[float] = Field(description="row-major, flat")
+
+
+class InferJson(Frozen):
+    """JSON form of an inference request; images go faster as `image/jpeg` or `image/png` bodies."""
+
+    tensor: TensorInput
+    top_k: int = Field(5, ge=1, le=1000)
+    resolution: Side | None = None
+
+
+class Prediction(Frozen):
+    label: str
+    index: int
+    probability: float
+
+
+class InferTiming(Frozen):
+    """Milliseconds, from the last byte of the request to the answer."""
+
+    total_ms: float
+    queue_ms: float
+    start_worker_ms: float = 0.0
+    decode_ms: float
+    preprocess_ms: float
+    bind_ms: float
+    network_ms: float
+
+
+class InferAnswer(Frozen):
+    """A prediction, and what was decided for it."""
+
+    request_id: str
+    task: str
+    predictions: tuple[Prediction, ...]
+    resolution: int
+    patch_id: str | None
+    decision_id: str | None
+    allocation: float
+    why: str
+    timing: InferTiming
+
+
+class TraceReplay(Frozen):
+    """Feed a trace to the monitor in place of the device, `speed` times as fast as recorded."""
+
+    name: str
+    speed: float = Field(1.0, gt=0, le=1000)
+    jsonl: str = Field(description="the trace file's text")
+
+
+class TraceState(Frozen):
+    active: bool
+    name: str | None = None
+    position_s: float | None = None
+    duration_s: float | None = None
+
+
+class Deleted(Frozen):
+    """What was removed."""
+
+    deleted: str

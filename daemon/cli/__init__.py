@@ -1,0 +1,1 @@
+"""`patchctl`, the command-line client."""

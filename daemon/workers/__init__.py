@@ -1,0 +1,1 @@
+"""The worker processes and the messages they exchange with the control plane."""

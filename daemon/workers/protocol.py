@@ -1,0 +1,198 @@
+"""Messages between the control plane and its workers, and their framing on a stream socket.
+
+A frame is `header_length` (4 bytes) and `payload_length` (8 bytes), both big-endian, then the header (JSON of one
+of the models below, told apart by `type`) and the payload (raw bytes: an image or a tensor). No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from ...policies.decision import TrainingPlan
+from ...policies.snapshot import Frozen
+from ...policies.task import JobProgress, Preprocessing, RungResult, TaskSpec, TrainSpec
+
+PREFIX = struct.Struct(">IQ")
+MAX_HEADER_BYTES = 4 * 1024 * 1024
+
+
+class RungRef(Frozen):
+    """Everything a worker needs to run one rung; it carries no state of its own between requests."""
+
+    task: str
+    base: str
+    resolution: int
+    patch_file: str | None = None
+    patch_id: str | None = None
+    labels: int
+    preprocessing: Preprocessing
+
+
+class InferRequest(Frozen):
+    """Run one image. The payload is an encoded image, or a tensor of `shape` and `datatype`, row-major."""
+
+    type: Literal["infer"] = "infer"
+    id: int
+    rung: RungRef
+    form: Literal["image", "pixels", "input"] = Field(
+        description="image: JPEG/PNG bytes; pixels: UINT8 [H,W,3] RGB; input: FP32 [3,R,R] already preprocessed"
+    )
+    shape: tuple[int, ...] = ()
+    top_k: int = 5
+    max_pixels: int = 40_000_000
+
+
+class Timing(Frozen):
+    """Where a prediction's time went, in milliseconds."""
+
+    decode_ms: float
+    preprocess_ms: float
+    bind_ms: float = Field(description="swapping the patch in")
+    network_ms: float
+
+
+class InferResult(Frozen):
+    """The answer to one `InferRequest`."""
+
+    type: Literal["result"] = "result"
+    id: int
+    indices: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    timing: Timing
+    image_size: tuple[int, int] | None = Field(None, description="width, height as sent")
+
+
+class ProfileRequest(Frozen):
+    """Measure the cost of one image, decoded pixels to answer, at each resolution."""
+
+    type: Literal["profile"] = "profile"
+    id: int
+    base: str
+    resolutions: tuple[int, ...]
+    repeats: int = 7
+
+
+class RungCost(Frozen):
+    """Median and 90th percentile of one image's cost, milliseconds: resize, normalise, network."""
+
+    resolution: int
+    median_ms: float
+    p90_ms: float
+    repeats: int
+
+
+class ProfileResult(Frozen):
+    """The answer to one `ProfileRequest`."""
+
+    type: Literal["profile_result"] = "profile_result"
+    id: int
+    base: str
+    engine: str
+    threads: int
+    costs: tuple[RungCost, ...]
+
+
+class WorkerError(Frozen):
+    """One request failed; the worker serves on. `code` is that of the error hierarchy."""
+
+    type: Literal["error"] = "error"
+    id: int
+    code: str
+    message: str
+    hint: str | None = None
+
+
+class Ready(Frozen):
+    """The worker's first message."""
+
+    type: Literal["ready"] = "ready"
+    engine: str
+    threads: int
+
+
+class Stop(Frozen):
+    """Finish what is in hand and exit."""
+
+    type: Literal["stop"] = "stop"
+
+
+class StartJob(Frozen):
+    """Prepare a training job, resuming from `checkpoint_dir` where it holds a checkpoint."""
+
+    type: Literal["start_job"] = "start_job"
+    job_id: str
+    task: TaskSpec
+    spec: TrainSpec
+    checkpoint_dir: str
+    patches_dir: str
+
+
+class RunSlice(Frozen):
+    """Train for at most `seconds` under `plan`, then checkpoint and answer `SliceDone` or `JobDone`."""
+
+    type: Literal["run_slice"] = "run_slice"
+    seconds: float
+    plan: TrainingPlan
+
+
+class YieldSlice(Frozen):
+    """End the slice after the step in hand."""
+
+    type: Literal["yield_slice"] = "yield_slice"
+
+
+class Progress(Frozen):
+    """Sent a few times a second while a slice runs."""
+
+    type: Literal["progress"] = "progress"
+    progress: JobProgress
+
+
+class RungDone(Frozen):
+    """A rung's patch lies in the patches directory, fsynced."""
+
+    type: Literal["rung_done"] = "rung_done"
+    result: RungResult
+    metadata_json: str = Field(description="PatchMetadata as JSON")
+
+
+class SliceDone(Frozen):
+    """The slice has ended and its checkpoint is on disk."""
+
+    type: Literal["slice_done"] = "slice_done"
+    seconds: float
+    cpu_seconds: float
+    progress: JobProgress
+
+
+class JobDone(Frozen):
+    """All rungs are trained."""
+
+    type: Literal["job_done"] = "job_done"
+    seconds: float
+    cpu_seconds: float
+
+
+class JobFailed(Frozen):
+    """The job cannot go on."""
+
+    type: Literal["job_failed"] = "job_failed"
+    code: str
+    message: str
+
+
+Message = Annotated[
+    InferRequest | InferResult | ProfileRequest | ProfileResult | WorkerError | Ready | Stop
+    | StartJob | RunSlice | YieldSlice | Progress | RungDone | SliceDone | JobDone | JobFailed,
+    Field(discriminator="type"),
+]
+MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
+
+
+def encode(message: Message, payload: bytes = b"") -> bytes:
+    """One frame, ready to send."""
+    header = message.model_dump_json().encode()
+    return PREFIX.pack(len(header), len(payload)) + header + payload

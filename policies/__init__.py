@@ -1,0 +1,1 @@
+"""Pure decisions: snapshot + policy + measured profile in, decision with its reasons out."""

@@ -1,0 +1,116 @@
+"""The records that deciding produces and consumes: ladders with measured rungs, and decisions with their reasons."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from .snapshot import Frozen
+
+
+class ReasonKind(StrEnum):
+    """Why an allocation has its value."""
+
+    DEFAULT = "default"
+    RULE = "rule"
+    HOLD = "hold"
+    MISSING_SIGNAL = "missing_signal"
+
+
+class Reason(Frozen):
+    """One sentence of why, with the numbers it rests on."""
+
+    kind: ReasonKind
+    text: str
+    rule: str | None = None
+    signal: str | None = None
+    value: float | None = None
+    threshold: float | None = None
+
+
+class AllocationDecision(Frozen):
+    """One allocation in [0, 1]: the value in force, what the rules ask for now, and why."""
+
+    value: float = Field(ge=0, le=1)
+    target: float = Field(ge=0, le=1, description="what the matching rules ask for; value follows it with hysteresis")
+    reasons: tuple[Reason, ...]
+
+
+class Rung(Frozen):
+    """One patch of a task for one resolution, with measured cost and accuracy where they have been measured."""
+
+    resolution: int = Field(gt=0, description="side of the square network input, pixels")
+    patch_id: str | None = Field(None, description="sha256 of the patch file; None is the base as it is")
+    cost_ms: float | None = Field(None, gt=0, description="measured median, one image, milliseconds")
+    accuracy: float | None = Field(None, ge=0, le=1, description="top-1 on held-out data")
+    accuracy_samples: int | None = Field(None, ge=1)
+
+
+class Ladder(Frozen):
+    """All rungs of a task."""
+
+    task: str
+    rungs: tuple[Rung, ...] = Field(min_length=1)
+
+
+class RungCandidate(Frozen):
+    """A rung as the decision saw it, and the verdict on it in words."""
+
+    rung: Rung
+    cost_ms: float = Field(gt=0, description="measured, or estimated from pixels where `estimated`")
+    estimated: bool = False
+    fits: bool
+    chosen: bool
+    verdict: str
+
+
+class RungDecision(Frozen):
+    """Which rung answers a task's predictions now, and why the others do not."""
+
+    task: str
+    resolution: int
+    patch_id: str | None
+    budget_ms: float
+    candidates: tuple[RungCandidate, ...]
+    text: str
+
+
+class TrainingPlan(Frozen):
+    """What a training step may touch: how deep patch parameters reach and what share of the base is unfrozen."""
+
+    paused: bool
+    reach: int = Field(0, ge=0, description="first block whose patch parameters train; 0 is the whole network")
+    fraction: float = Field(0.0, ge=0, le=1, description="share of the base's parameters unfrozen, from the head down")
+    cost: float = Field(0.0, ge=0, description="predicted share of a full fine-tuning step")
+
+
+class PlanCandidate(Frozen):
+    """A plan the planner weighed, with the verdict in words."""
+
+    plan: TrainingPlan
+    fits: bool
+    chosen: bool
+    verdict: str
+
+
+class TrainingDecision(Frozen):
+    """The training plan in force and the refused ones."""
+
+    plan: TrainingPlan
+    candidates: tuple[PlanCandidate, ...]
+    text: str
+
+
+class Decision(Frozen):
+    """What follows from a snapshot under a policy, with all its reasons."""
+
+    id: str
+    time_s: float
+    policy: str
+    source: str
+    inference: AllocationDecision
+    training: AllocationDecision
+    rungs: tuple[RungDecision, ...]
+    plan: TrainingDecision
+    changed: tuple[str, ...] = Field((), description="what differs from the decision before it, in words")

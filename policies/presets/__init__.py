@@ -1,0 +1,1 @@
+"""Presets shipped with patchd, as TOML files."""

@@ -1,0 +1,142 @@
+"""Records of tasks, patches and training jobs that cross files, sockets and processes. Types only, no behaviour."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from .decision import TrainingPlan
+from .snapshot import Frozen
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="lower case, digits, - and _")]
+Side = Annotated[int, Field(ge=32, le=512, multiple_of=32, description="side of the square input, pixels")]
+
+
+class Preprocessing(Frozen):
+    """How an image becomes a network input: centre crop, bicubic resize to R x R, (x - mean) / scale in RGB."""
+
+    crop_fraction: float = Field(0.875, gt=0, le=1, description="side of the centre crop over the image's short side")
+    mean: float = 127.0
+    scale: float = Field(128.0, gt=0)
+
+
+class PatchKind(StrEnum):
+    """The patch kinds that exist; each is one module of `patchd.models.patches`."""
+
+    SCALE_BIAS = "scale_bias"
+    HEAD = "head"
+    BASE_FRACTION = "base_fraction"
+
+
+class TaskSpec(Frozen):
+    """What a patched network is used for."""
+
+    name: Name
+    base: str = Field("lite0", description="lite0, lite1 or lite2")
+    labels: tuple[str, ...] = Field(min_length=2)
+    resolutions: tuple[Side, ...] = Field(min_length=1, description="the rungs of the ladder, pixels")
+    data: str | None = Field(None, description="'sklearn:digits', or a directory of train/CLASS/*.jpg, test/CLASS/*.jpg")
+    preprocessing: Preprocessing = Preprocessing()
+    builtin: bool = False
+
+
+class Evaluation(Frozen):
+    """Top-1 accuracy on `samples` images, with the 95 % Wilson interval."""
+
+    accuracy: float = Field(ge=0, le=1)
+    samples: int = Field(ge=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+
+
+class TrainingRecord(Frozen):
+    """How a patch came to be."""
+
+    job_id: str
+    kinds: tuple[PatchKind, ...]
+    epochs: int
+    steps: int
+    train_samples: int
+    seed: int
+    learning_rate: float
+    batch_size: int
+    seconds: float = Field(description="wall time spent in training slices")
+    reach: int = 0
+    fraction: float = 0.0
+    final_loss: float | None = None
+    validation: Evaluation
+    test: Evaluation | None = None
+
+
+class PatchMetadata(Frozen):
+    """Everything in a patch file beside its tensors; stored as JSON in the safetensors header."""
+
+    format: int = 1
+    base: str
+    base_hash: str = Field(description="sha256 over the base's tensors: names, dtypes, shapes, bytes")
+    task: str
+    labels: tuple[str, ...]
+    kinds: tuple[PatchKind, ...]
+    resolution: Side
+    preprocessing: Preprocessing
+    parameters: int = Field(ge=0, description="trainable numbers in the patch; running statistics not counted")
+    base_parameters: int = Field(ge=1)
+    training: TrainingRecord | None = None
+    created_s: float
+
+
+class TrainSpec(Frozen):
+    """What a training job is asked to do; the rungs are trained one after the other."""
+
+    task: Name
+    kinds: tuple[PatchKind, ...] = (PatchKind.SCALE_BIAS, PatchKind.HEAD)
+    resolutions: tuple[Side, ...] = Field((), description="empty: all rungs of the task")
+    epochs: int = Field(4, ge=1, le=1000)
+    batch_size: int = Field(32, ge=2, le=512)
+    learning_rate: float | None = Field(None, gt=0, le=10, description="absent: the default of the patch kinds")
+    seed: int = Field(0, ge=0)
+    max_samples: int | None = Field(None, ge=8, description="use at most this many training images")
+
+
+class JobState(StrEnum):
+    """Life of a training job; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class JobProgress(Frozen):
+    """Where a job stands."""
+
+    rung: int = Field(0, description="index into the job's resolutions")
+    rungs: int = 1
+    resolution: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    step: int = Field(0, description="steps done in this rung")
+    steps: int = Field(0, description="steps of this rung in all")
+    loss: float | None = None
+    samples_per_s: float | None = None
+    plan: TrainingPlan | None = None
+    phase: str = Field("", description="loading, features, training, evaluating, publishing")
+
+
+class RungResult(Frozen):
+    """What training one rung gave."""
+
+    resolution: int
+    patch_id: str
+    parameters: int
+    share: float = Field(description="patch parameters over base parameters")
+    bytes: int
+    validation: Evaluation
+    test: Evaluation | None
+    seconds: float
+    published: bool = Field(False, description="whether it became the rung in force")
+    note: str = ""

@@ -1,0 +1,1 @@
+"""Resource traces shipped with patchd, as JSON lines."""
