@@ -142,30 +142,65 @@ SIGNALS: Mapping[str, SignalSpec] = {
         SignalSpec("cpu.busy", "share", "processors in use by everything", lambda s: s.cpu.busy),
         SignalSpec("cpu.busy_other", "share", "processors in use by other programs than patchd", _busy_other),
         SignalSpec("cpu.busy_own", "share", "processors in use by patchd and its workers", lambda s: s.cpu.busy_own),
-        SignalSpec("cpu.load1", "tasks per core", "load average over one minute, per usable core",
-                   lambda s: None if s.cpu.load1 is None else s.cpu.load1 / s.cpu.cores),
-        SignalSpec("memory.available", "share", "memory available, of the total or of the cgroup limit",
-                   lambda s: None if s.memory is None else s.memory.available_bytes / s.memory.total_bytes),
-        SignalSpec("memory.available_bytes", "bytes", "memory available",
-                   lambda s: None if s.memory is None else float(s.memory.available_bytes)),
-        SignalSpec("pressure.cpu.some", "share", "time some task waited for a processor, over 10 s",
-                   _stall("cpu", "some_avg10")),
-        SignalSpec("pressure.memory.some", "share", "time some task waited for memory, over 10 s",
-                   _stall("memory", "some_avg10")),
-        SignalSpec("pressure.memory.full", "share", "time all tasks waited for memory, over 10 s",
-                   _stall("memory", "full_avg10")),
-        SignalSpec("pressure.io.some", "share", "time some task waited for input/output, over 10 s",
-                   _stall("io", "some_avg10")),
-        SignalSpec("pressure.io.full", "share", "time all tasks waited for input/output, over 10 s",
-                   _stall("io", "full_avg10")),
+        SignalSpec(
+            "cpu.load1",
+            "tasks per core",
+            "load average over one minute, per usable core",
+            lambda s: None if s.cpu.load1 is None else s.cpu.load1 / s.cpu.cores,
+        ),
+        SignalSpec(
+            "memory.available",
+            "share",
+            "memory available, of the total or of the cgroup limit",
+            lambda s: None if s.memory is None else s.memory.available_bytes / s.memory.total_bytes,
+        ),
+        SignalSpec(
+            "memory.available_bytes",
+            "bytes",
+            "memory available",
+            lambda s: None if s.memory is None else float(s.memory.available_bytes),
+        ),
+        SignalSpec(
+            "pressure.cpu.some",
+            "share",
+            "time some task waited for a processor, over 10 s",
+            _stall("cpu", "some_avg10"),
+        ),
+        SignalSpec(
+            "pressure.memory.some",
+            "share",
+            "time some task waited for memory, over 10 s",
+            _stall("memory", "some_avg10"),
+        ),
+        SignalSpec(
+            "pressure.memory.full",
+            "share",
+            "time all tasks waited for memory, over 10 s",
+            _stall("memory", "full_avg10"),
+        ),
+        SignalSpec(
+            "pressure.io.some", "share", "time some task waited for input/output, over 10 s", _stall("io", "some_avg10")
+        ),
+        SignalSpec(
+            "pressure.io.full", "share", "time all tasks waited for input/output, over 10 s", _stall("io", "full_avg10")
+        ),
         SignalSpec("power.on_mains", "0 or 1", "1 on mains, 0 on battery", lambda s: _bool(s.power.on_mains)),
         SignalSpec("battery.charge", "share", "charge of all batteries", lambda s: s.power.battery_charge),
-        SignalSpec("battery.seconds_left", "seconds", "time until the battery is empty",
-                   lambda s: s.power.battery_seconds_left),
-        SignalSpec("temperature.max", "degrees Celsius", "hottest sensor",
-                   lambda s: max((t.celsius for t in s.temperatures), default=None)),
-        SignalSpec("disk.free_bytes", "bytes", "free space of the state directory's file system",
-                   lambda s: None if s.disk is None else float(s.disk.free_bytes)),
+        SignalSpec(
+            "battery.seconds_left", "seconds", "time until the battery is empty", lambda s: s.power.battery_seconds_left
+        ),
+        SignalSpec(
+            "temperature.max",
+            "degrees Celsius",
+            "hottest sensor",
+            lambda s: max((t.celsius for t in s.temperatures), default=None),
+        ),
+        SignalSpec(
+            "disk.free_bytes",
+            "bytes",
+            "free space of the state directory's file system",
+            lambda s: None if s.disk is None else float(s.disk.free_bytes),
+        ),
     )
 }
 

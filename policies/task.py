@@ -37,7 +37,9 @@ class TaskSpec(Frozen):
     base: str = Field("lite0", description="lite0, lite1 or lite2")
     labels: tuple[str, ...] = Field(min_length=2)
     resolutions: tuple[Side, ...] = Field(min_length=1, description="the rungs of the ladder, pixels")
-    data: str | None = Field(None, description="'sklearn:digits', or a directory of train/CLASS/*.jpg, test/CLASS/*.jpg")
+    data: str | None = Field(
+        None, description="'sklearn:digits', or a directory of train/CLASS/*.jpg, test/CLASS/*.jpg"
+    )
     preprocessing: Preprocessing = Preprocessing()
     builtin: bool = False
 

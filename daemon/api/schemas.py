@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from ...policies.decision import Decision, Ladder
 from ...policies.snapshot import Frozen, Snapshot
@@ -227,6 +227,9 @@ class EventList(Frozen):
     events: tuple[Event, ...]
 
 
+Form = Literal["image", "pixels", "input"]
+
+
 class TensorInput(Frozen):
     """A raw tensor: UINT8 [H,W,3] is an RGB image; FP32 [3,R,R] or [1,3,R,R] is a finished network input."""
 
@@ -294,3 +297,9 @@ class Deleted(Frozen):
     """What was removed."""
 
     deleted: str
+
+
+class SafetensorsHeader(BaseModel):
+    """The part of a safetensors header that patchd reads without torch."""
+
+    metadata: dict[str, str] = Field(default_factory=dict, alias="__metadata__")

@@ -185,8 +185,21 @@ class JobFailed(Frozen):
 
 
 Message = Annotated[
-    InferRequest | InferResult | ProfileRequest | ProfileResult | WorkerError | Ready | Stop
-    | StartJob | RunSlice | YieldSlice | Progress | RungDone | SliceDone | JobDone | JobFailed,
+    InferRequest
+    | InferResult
+    | ProfileRequest
+    | ProfileResult
+    | WorkerError
+    | Ready
+    | Stop
+    | StartJob
+    | RunSlice
+    | YieldSlice
+    | Progress
+    | RungDone
+    | SliceDone
+    | JobDone
+    | JobFailed,
     Field(discriminator="type"),
 ]
 MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)

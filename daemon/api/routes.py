@@ -1,0 +1,471 @@
+"""The `/v1` routes: each hands the checked request to the service that owns the matter."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import struct
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+from starlette.responses import FileResponse, Response, StreamingResponse
+
+from ... import __version__
+from ...policies.errors import BadInputError, ConflictError, NotFoundError, PatchMismatchError
+from ...policies.snapshot import Snapshot
+from ...policies.task import PatchMetadata, TrainSpec
+from ..inference_service import Input
+from . import schemas as s
+from .routing import Context, Route, dumps, explain_validation, openapi
+
+if TYPE_CHECKING:
+    from ..app import Daemon
+
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp")
+KEEPALIVE_S = 15.0  # a comment line on idle event streams, so that dead listeners are noticed
+
+
+class Routes:
+    """The handlers, bound to one daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._d = daemon
+
+    # the daemon
+
+    async def status(self, _: Context) -> s.Status:
+        d = self._d
+        return s.Status(
+            version=__version__,
+            pid=os.getpid(),
+            started_s=d.started_s,
+            now_s=time.time(),
+            state_dir=str(d.state_dir),
+            socket=str(d.socket_path),
+            policy=d.policies.state,
+            decision=d.deciding.current,
+            snapshot=d.deciding.snapshot,
+            workers=(d.inference.status(), d.training.status()),
+            tasks=len(d.tasks.tasks),
+            jobs_active=sum(job.state in ("queued", "running") for job in d.training.jobs()),
+            requests_total=d.inference.total,
+            trace=d.deciding.trace_state().name,
+        )
+
+    async def health(self, _: Context) -> Response:
+        self._d.check_health()
+        return Response('{"healthy":true}', media_type="application/json")
+
+    async def snapshot(self, _: Context) -> Snapshot:
+        if self._d.deciding.snapshot is None:
+            raise NotFoundError("The device has not been sampled yet.", hint="Ask again in a second.")
+        return self._d.deciding.snapshot
+
+    async def openapi(self, _: Context) -> Response:
+        return Response(dumps(openapi(self.table(), __version__)), media_type="application/json")
+
+    # decisions
+
+    async def decisions(self, c: Context) -> s.DecisionList:
+        limit = c.number("limit", 20, 1, 1000)
+        return s.DecisionList(decisions=tuple(self._d.store.decisions(limit or 20)))
+
+    async def decision(self, c: Context) -> s.Explain:
+        return self._d.deciding.explain(decision_id=c.path("id"))
+
+    async def explain(self, c: Context) -> s.Explain:
+        decision_id, request_id, at = c.text("decision"), c.text("request"), c.real("at")
+        if sum(given is not None for given in (decision_id, request_id, at)) > 1:
+            raise BadInputError("Give only one of decision, request and at.")
+        if request_id is not None:
+            decision_id = self._d.inference.decision_of(request_id)
+        return self._d.deciding.explain(decision_id=decision_id, time_s=at)
+
+    # policies
+
+    async def policies(self, _: Context) -> s.PolicyList:
+        return self._d.policies.listing()
+
+    async def policy(self, c: Context) -> s.PolicyText:
+        return self._d.policies.text(c.path("name"))
+
+    async def use_policy(self, c: Context) -> s.PolicyState:
+        choice = c.body.path or c.body.name
+        if (c.body.path is None) == (c.body.name is None):
+            raise BadInputError("Give either the name of a policy or the path of a file.")
+        state = self._d.policies.use(choice)
+        self._d.deciding.refresh()
+        return state
+
+    # tasks
+
+    def _task_view(self, name: str) -> s.TaskView:
+        spec = self._d.tasks.task(name)
+        return s.TaskView(
+            spec=spec,
+            created_s=self._d.tasks.tasks[name][1],
+            ladder=self._d.tasks.ladders.get(name),
+            predictions=self._d.inference.predictions_of(name),
+        )
+
+    async def tasks(self, _: Context) -> s.TaskList:
+        return s.TaskList(tasks=tuple(self._task_view(name) for name in self._d.tasks.tasks))
+
+    async def task(self, c: Context) -> s.TaskView:
+        return self._task_view(c.path("name"))
+
+    async def add_task(self, c: Context) -> s.TaskView:
+        spec = await asyncio.to_thread(self._d.tasks.create, c.body)
+        self._d.deciding.refresh()
+        return self._task_view(spec.name)
+
+    async def remove_task(self, c: Context) -> s.Deleted:
+        name = c.path("name")
+        open_jobs = self._d.training.jobs_of(name)
+        if open_jobs:
+            raise ConflictError(
+                f"Job {open_jobs[0].id} still trains task '{name}'.",
+                hint=f"Cancel it first: patchctl train cancel {open_jobs[0].id}",
+            )
+        self._d.tasks.remove(name)
+        self._d.deciding.refresh()
+        return s.Deleted(deleted=name)
+
+    # predictions
+
+    async def infer(self, c: Context) -> s.InferAnswer:
+        self._d.tasks.task(c.path("name"))  # an unknown task is refused before its body is read
+        resolution = c.number("resolution", None, 1, 4096)
+        top_k = c.number("top_k", 5, 1, 1000) or 5
+        media = c.request.headers.get("content-type", "").split(";")[0].strip().lower()
+        body = await c.raw()
+        if media == "application/json":
+            given, top_k, resolution = _from_json(body, top_k, resolution)
+        elif media == "application/octet-stream":
+            given = Input(*_raw_tensor(c.text("shape"), c.text("datatype")), payload=body)
+        elif media.startswith("image/") or not media:
+            given = Input("image", (), payload=body)
+        else:
+            raise BadInputError(
+                f"Content-Type '{media}' is not understood.",
+                hint=f"Send one of {', '.join(IMAGE_TYPES)}, application/octet-stream or application/json.",
+            )
+        if not body:
+            raise BadInputError("The request body is empty.", hint="Send an image or a tensor.")
+        return await self._d.inference.infer(c.path("name"), given, top_k=top_k, resolution=resolution)
+
+    # patches
+
+    async def patches(self, c: Context) -> s.PatchList:
+        return s.PatchList(patches=self._d.tasks.patches(c.text("task")))
+
+    async def patch(self, c: Context) -> s.PatchView:
+        return self._d.tasks.patch(c.path("id"))
+
+    async def patch_file(self, c: Context) -> Response:
+        patch = self._d.tasks.patch(c.path("id"))
+        path = self._d.store.patch_file(patch.id)
+        if not path.exists():
+            raise NotFoundError(f"The file of patch {patch.id[:12]} is missing from {path.parent}.")
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+
+    async def import_patch(self, c: Context) -> s.PatchView:
+        data = await c.raw()
+        metadata = _patch_metadata(data)
+        patch_id = hashlib.sha256(data).hexdigest()
+        target = self._d.store.patch_file(patch_id)
+        fresh = not target.exists()
+        if fresh:
+            await asyncio.to_thread(_write_durably, target, data)
+        try:
+            self._d.tasks.add_patch(patch_id, len(data), metadata)
+        except Exception:
+            if fresh:
+                target.unlink(missing_ok=True)
+            raise
+        self._d.deciding.refresh()
+        return self._d.tasks.patch(patch_id)
+
+    async def remove_patch(self, c: Context) -> s.Deleted:
+        deleted = self._d.tasks.remove_patch(c.path("id"))
+        self._d.deciding.refresh()
+        return s.Deleted(deleted=deleted)
+
+    # training
+
+    async def submit(self, c: Context) -> s.JobView:
+        return self._d.training.submit(c.body)
+
+    async def jobs(self, _: Context) -> s.JobList:
+        return s.JobList(jobs=self._d.training.jobs())
+
+    async def job(self, c: Context) -> s.JobView:
+        return self._d.training.job(c.path("id"))
+
+    async def pause(self, c: Context) -> s.JobView:
+        return self._d.training.pause(c.path("id"))
+
+    async def resume(self, c: Context) -> s.JobView:
+        return self._d.training.resume(c.path("id"))
+
+    async def cancel(self, c: Context) -> s.JobView:
+        return self._d.training.cancel(c.path("id"))
+
+    # profile and events
+
+    async def profile(self, _: Context) -> s.Profile:
+        return s.Profile(costs=self._d.tasks.costs, requests=self._d.inference.latencies())
+
+    async def run_profile(self, c: Context) -> s.Profile:
+        await self._d.inference.profile(c.body.base, c.body.resolutions, c.body.repeats)
+        return await self.profile(c)
+
+    async def events(self, c: Context) -> s.EventList:
+        since = c.number("since", 0, 0, 2**53) or 0
+        limit = c.number("limit", 100, 1, 10_000) or 100
+        level = c.text("level")
+        if level not in (None, "info", "warning", "error"):
+            raise BadInputError(f"There is no level '{level}'.", hint="Levels: info, warning, error.")
+        return s.EventList(events=tuple(self._d.store.events(since, limit, level, c.text("kind"))))
+
+    async def event_stream(self, c: Context) -> Response:
+        since = c.number("since", None, 0, 2**53)
+        start = self._d.store.last_event_id() if since is None else since
+        return StreamingResponse(self._server_sent(start), media_type="text/event-stream")
+
+    async def _server_sent(self, since: int) -> AsyncIterator[str]:
+        follow = self._d.events.follow(since)
+        yield ": patchd events\n\n"
+        pending: asyncio.Future[s.Event] = asyncio.ensure_future(anext(follow))
+        try:
+            while True:
+                done, _ = await asyncio.wait({pending}, timeout=KEEPALIVE_S)
+                if not done:
+                    yield ": still here\n\n"
+                    continue
+                try:
+                    event = pending.result()
+                except StopAsyncIteration:
+                    return
+                yield f"id: {event.id}\nevent: {event.kind}\ndata: {event.model_dump_json()}\n\n"
+                pending = asyncio.ensure_future(anext(follow))
+        finally:
+            pending.cancel()
+
+    # traces
+
+    async def trace(self, _: Context) -> s.TraceState:
+        return self._d.deciding.trace_state()
+
+    async def play(self, c: Context) -> s.TraceState:
+        return self._d.deciding.play(c.body)
+
+    async def stop_trace(self, _: Context) -> s.TraceState:
+        return self._d.deciding.stop_trace()
+
+    def table(self) -> tuple[Route, ...]:
+        """Every route of the API."""
+        since = ("since", "integer", "only what came after this event id")
+        return (
+            Route("GET", "/v1/status", "The daemon at a glance", self.status, s.Status),
+            Route("GET", "/v1/health", "200 while the decision loop turns, else 503", self.health),
+            Route("GET", "/v1/snapshot", "What the monitor saw last", self.snapshot, Snapshot),
+            Route("GET", "/v1/openapi.json", "This document", self.openapi),
+            Route(
+                "GET",
+                "/v1/decisions",
+                "The last decisions that changed something, newest first",
+                self.decisions,
+                s.DecisionList,
+                query=(("limit", "integer", "at most this many, 1 to 1000; default 20"),),
+            ),
+            Route("GET", "/v1/decisions/{id}", "One decision with what it rests on", self.decision, s.Explain),
+            Route(
+                "GET",
+                "/v1/explain",
+                "Why the daemon does what it does",
+                self.explain,
+                s.Explain,
+                query=(
+                    ("decision", "string", "a decision's id"),
+                    ("request", "string", "a prediction's request id"),
+                    ("at", "number", "a moment, Unix time in seconds"),
+                ),
+            ),
+            Route("GET", "/v1/policies", "Presets and the policy in force", self.policies, s.PolicyList),
+            Route("GET", "/v1/policies/{name}", "A policy's text", self.policy, s.PolicyText),
+            Route(
+                "POST",
+                "/v1/policies/use",
+                "Put a policy in force",
+                self.use_policy,
+                s.PolicyState,
+                s.PolicyUse,
+                changes=True,
+            ),
+            Route("GET", "/v1/tasks", "All tasks with their ladders", self.tasks, s.TaskList),
+            Route("POST", "/v1/tasks", "Add a task", self.add_task, s.TaskView, s.TaskCreate, changes=True),
+            Route("GET", "/v1/tasks/{name}", "One task with its ladder", self.task, s.TaskView),
+            Route("DELETE", "/v1/tasks/{name}", "Remove a task", self.remove_task, s.Deleted, changes=True),
+            Route(
+                "POST",
+                "/v1/tasks/{name}/infer",
+                "Predict",
+                self.infer,
+                s.InferAnswer,
+                raw_bodies=(*IMAGE_TYPES, "application/octet-stream", "application/json"),
+                query=(
+                    ("top_k", "integer", "how many labels, 1 to 1000; default 5"),
+                    ("resolution", "integer", "a named rung instead of the decision's"),
+                    ("shape", "string", "raw tensors: comma-separated, e.g. 480,640,3"),
+                    ("datatype", "string", "raw tensors: UINT8 [H,W,3] pixels or FP32 [3,R,R] input"),
+                ),
+            ),
+            Route(
+                "GET",
+                "/v1/patches",
+                "Stored patches",
+                self.patches,
+                s.PatchList,
+                query=(("task", "string", "only this task's"),),
+            ),
+            Route(
+                "POST",
+                "/v1/patches",
+                "Import a patch file",
+                self.import_patch,
+                s.PatchView,
+                raw_bodies=("application/octet-stream",),
+                changes=True,
+            ),
+            Route("GET", "/v1/patches/{id}", "One patch, by id or unique prefix", self.patch, s.PatchView),
+            Route(
+                "GET",
+                "/v1/patches/{id}/file",
+                "The patch file (safetensors)",
+                self.patch_file,
+                answer_type="application/octet-stream",
+            ),
+            Route("DELETE", "/v1/patches/{id}", "Remove a patch", self.remove_patch, s.Deleted, changes=True),
+            Route("POST", "/v1/jobs", "Submit a training job", self.submit, s.JobView, TrainSpec, changes=True),
+            Route("GET", "/v1/jobs", "All training jobs", self.jobs, s.JobList),
+            Route("GET", "/v1/jobs/{id}", "One training job", self.job, s.JobView),
+            Route("POST", "/v1/jobs/{id}/pause", "Pause a job", self.pause, s.JobView, changes=True),
+            Route("POST", "/v1/jobs/{id}/resume", "Resume a job", self.resume, s.JobView, changes=True),
+            Route("POST", "/v1/jobs/{id}/cancel", "Cancel a job", self.cancel, s.JobView, changes=True),
+            Route("GET", "/v1/profile", "Measured costs and latencies", self.profile, s.Profile),
+            Route(
+                "POST", "/v1/profile", "Measure the costs now", self.run_profile, s.Profile, s.ProfileRun, changes=True
+            ),
+            Route(
+                "GET",
+                "/v1/events",
+                "The newest events, oldest first",
+                self.events,
+                s.EventList,
+                query=(
+                    since,
+                    ("limit", "integer", "at most this many; default 100"),
+                    ("level", "string", "info, warning or error"),
+                    ("kind", "string", "only this kind"),
+                ),
+            ),
+            Route(
+                "GET",
+                "/v1/events/stream",
+                "Events as they happen (server-sent events)",
+                self.event_stream,
+                query=(since,),
+                answer_type="text/event-stream",
+            ),
+            Route("GET", "/v1/monitor/trace", "Whether a trace is replayed", self.trace, s.TraceState),
+            Route(
+                "POST",
+                "/v1/monitor/trace",
+                "Replay a trace into the monitor",
+                self.play,
+                s.TraceState,
+                s.TraceReplay,
+                changes=True,
+            ),
+            Route(
+                "DELETE",
+                "/v1/monitor/trace",
+                "Return to the device's own signals",
+                self.stop_trace,
+                s.TraceState,
+                changes=True,
+            ),
+        )
+
+
+def _shape(text: str | None) -> tuple[int, ...]:
+    parts = (text or "").split(",")
+    if not all(part.strip().isdigit() for part in parts) or not 1 <= len(parts) <= 4:
+        raise BadInputError(
+            f"Query parameter 'shape' is '{text or ''}'.", hint="Give whole numbers, e.g. shape=480,640,3"
+        )
+    return tuple(int(part) for part in parts)
+
+
+def _raw_tensor(shape: str | None, datatype: str | None) -> tuple[s.Form, tuple[int, ...]]:
+    return _form(datatype), _shape(shape)
+
+
+def _form(datatype: str | None) -> s.Form:
+    if datatype not in ("UINT8", "FP32"):
+        raise BadInputError(
+            f"The datatype '{datatype or ''}' is not understood.",
+            hint="UINT8 for [H,W,3] pixels, FP32 for a [3,R,R] input.",
+        )
+    return "pixels" if datatype == "UINT8" else "input"
+
+
+def _from_json(body: bytes, top_k: int, resolution: int | None) -> tuple[Input, int, int | None]:
+    try:
+        request = s.InferJson.model_validate_json(body)
+    except ValidationError as error:
+        raise explain_validation(error, "The request body") from error
+    tensor = request.tensor
+    try:
+        if tensor.datatype == "UINT8":
+            payload = bytes(int(value) for value in tensor.data)
+        else:
+            payload = struct.pack(f"<{len(tensor.data)}f", *tensor.data)
+    except (ValueError, OverflowError, struct.error) as error:
+        raise BadInputError(f"The tensor's data do not fit {tensor.datatype}: {error}.") from error
+    top_k = request.top_k if "top_k" in request.model_fields_set else top_k
+    return Input(_form(tensor.datatype), tensor.shape, payload=payload), top_k, request.resolution or resolution
+
+
+def _patch_metadata(data: bytes) -> PatchMetadata:
+    """The metadata in a safetensors header: 8 bytes of length, then JSON. Raises PatchMismatchError."""
+    try:
+        (length,) = struct.unpack_from("<Q", data)
+        if length > len(data) - 8:
+            raise ValueError("its header is longer than the file")
+        header = s.SafetensorsHeader.model_validate_json(data[8 : 8 + length])
+        return PatchMetadata.model_validate_json(header.metadata["patchd"])
+    except KeyError as error:
+        raise PatchMismatchError(
+            "The file is safetensors, but its header carries no patchd metadata.", hint="Only patches can be imported."
+        ) from error
+    except (struct.error, ValueError) as error:
+        raise PatchMismatchError("The file is not a patch: it has no readable safetensors header.") from error
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ConflictError(f"The patch could not be written to {path.parent}: {error.strerror}.") from error

@@ -1,0 +1,237 @@
+"""The daemon put together: services, the scheduler that drives them, the API server, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
+
+from ..policies.errors import NotFoundError, PatchdError, UnavailableError
+from ..policies.snapshot import Snapshot
+from . import notify, sockets
+from .api.caller_protocol import CallerProtocol
+from .api.routes import Routes
+from .api.routing import endpoint, error_response
+from .config import DaemonConfig
+from .deciding import DecisionService
+from .events import EventLog
+from .inference_service import InferenceService
+from .monitor.monitor import Monitor
+from .policy_service import PolicyService
+from .store import StateLock, Store
+from .task_service import TaskService
+from .training_service import TrainingService
+
+DRAIN_S = 7.0  # SIGTERM must end in 10 s: this long for work in flight, the rest for closing
+HEALTHY_PERIODS = 10  # the decision loop may miss this many turns before the watchdog is left unfed
+CLEAN_UP_S = 3600
+POLICY_CHECK_S = 2
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: the daemon decides when to end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+class Daemon:
+    """One running patchd."""
+
+    def __init__(self, config: DaemonConfig, state_dir: Path, socket_path: Path) -> None:
+        """Take the state directory and build the services.
+
+        Raises StateError when the state is in use or damaged, PolicyError when no policy can be put in force.
+        """
+        self.config, self.state_dir, self.socket_path = config, state_dir, socket_path
+        self.started_s = time.time()
+        self._lock = StateLock(state_dir)
+        self.store = Store(state_dir)
+        self.events = EventLog(self.store)
+        self.policies = PolicyService(self.store, self.events, config.policy)
+        self.tasks = TaskService(self.store, self.events)
+        self.monitor = Monitor(
+            proc_root=config.proc_root, sys_root=config.sys_root, state_dir=state_dir, worker_pids=self._worker_pids
+        )
+        first = self.monitor.sample(time.time())
+        threads = config.threads or usable_threads(first)
+        self.deciding = DecisionService(self.store, self.events, self.policies, self.tasks, self.monitor)
+        self.inference = InferenceService(
+            self.tasks,
+            self.deciding,
+            self.events,
+            threads=threads,
+            queue_limit=config.queue_limit,
+            max_pixels=config.max_image_pixels,
+        )
+        self.training = TrainingService(self.store, self.events, self.tasks, self.deciding, self.policies, threads)
+        self._stop = asyncio.Event()
+        self._scheduler = AsyncIOScheduler()
+
+    def _worker_pids(self) -> dict[str, int]:
+        pids = {"inference": self.inference.worker_pid, "training": self.training.worker_pid}
+        return {name: pid for name, pid in pids.items() if pid is not None}
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serve until SIGTERM or SIGINT, then drain."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self.deciding.tick()
+        self._schedule()
+        server = _Server(self._server_config())
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        self.events.emit(
+            "daemon.started", f"patchd serves on {self.socket_path} under policy {self.policies.state.name}."
+        )
+        notify.notify(f"READY=1\nSTATUS=policy {self.policies.state.name}")
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await self._end(server, serving)
+
+    async def _end(self, server: _Server, serving: asyncio.Task[None]) -> None:
+        began = time.monotonic()
+        notify.notify("STOPPING=1")
+        self._scheduler.shutdown(wait=False)
+        self.events.emit("daemon.stopping", "patchd drains and stops.")
+        await asyncio.gather(self.inference.drain(DRAIN_S), self.training.drain(DRAIN_S))
+        self.events.close()
+        server.should_exit = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(serving, max(0.5, DRAIN_S + 1.0 - (time.monotonic() - began)))
+        self.events.emit("daemon.stopped", f"patchd stopped after {time.monotonic() - began:.1f} s.")
+        self.store.close()
+        self._lock.release()
+
+    def check_health(self) -> None:
+        """Raises UnavailableError when the decision loop has stopped turning."""
+        silent_s = time.monotonic() - self.deciding.last_tick_s
+        if silent_s > HEALTHY_PERIODS * self.config.sample_period_s + 1.0:
+            raise UnavailableError(f"The decision loop has not turned for {silent_s:.0f} s.", retry_after_s=5.0)
+
+    def _reload(self) -> None:
+        if self.policies.reload_if_changed():
+            self.deciding.refresh()
+
+    # jobs
+
+    def _schedule(self) -> None:
+        add = self._scheduler.add_job
+        once = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        period = self.config.sample_period_s
+        add(self._turn, "interval", seconds=period, id="turn", **once)
+        add(self._reload, "interval", seconds=POLICY_CHECK_S, id="policy", **once)
+        add(self._profile, "interval", seconds=min(60.0, self.config.profile_every_s), id="profile", **once)
+        add(self._clean_up, "interval", seconds=CLEAN_UP_S, id="clean-up", **once)
+        watchdog_s = notify.watchdog_interval_s(os.environ)
+        if watchdog_s is not None:
+            add(self._feed_watchdog, "interval", seconds=watchdog_s, id="watchdog", **once)
+        self._scheduler.start()
+
+    async def _turn(self) -> None:
+        """Sample, decide, and let training and the inference worker follow."""
+        try:
+            self.deciding.tick()
+            await self.training.tick()
+            await self.inference.stop_if_idle(self.policies.policy.inference.keep_alive_s)
+        except PatchdError as error:
+            self.events.emit("loop.error", str(error), level="error")
+
+    async def _profile(self) -> None:
+        try:
+            await self.inference.profile_if_due(self.config.profile_every_s)
+        except (PatchdError, TimeoutError) as error:
+            self.events.emit("profile.failed", f"Calibration failed: {error}", level="warning")
+
+    async def _clean_up(self) -> None:
+        self.store.trim(self.config.keep_decisions, self.config.keep_events)
+        removed = await asyncio.to_thread(self.tasks.clean_up)
+        if removed:
+            self.events.emit("state.cleaned", f"Removed {removed} patch files that nothing refers to.")
+
+    async def _feed_watchdog(self) -> None:
+        try:
+            self.check_health()
+        except UnavailableError as error:
+            logging.getLogger("patchd").error("the watchdog is not fed: %s", error)
+            return
+        notify.notify("WATCHDOG=1")
+
+    # the API
+
+    def _server_config(self) -> uvicorn.Config:
+        admins = frozenset(self.config.admin_users)
+        routes = [
+            StarletteRoute(route.path, endpoint(route, self.config.max_body_bytes, admins), methods=[route.method])
+            for route in Routes(self).table()
+        ]
+        app = Starlette(
+            routes=routes,
+            exception_handlers={HTTPException: _http_error, Exception: _unexpected(self.events)},
+        )
+        return uvicorn.Config(
+            app,
+            http=CallerProtocol,
+            ws="none",
+            lifespan="off",
+            loop="asyncio",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=2,
+        )
+
+
+def usable_threads(snapshot: Snapshot) -> int:
+    """Usable cores rounded down, at least one: threads beyond a cgroup quota slow everything (ollama#17916)."""
+    return max(1, int(snapshot.cpu.cores))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        wrong = NotFoundError(f"{request.url.path} does not take {request.method}.", hint="See /v1/openapi.json.")
+        return error_response(wrong)
+    return error_response(
+        NotFoundError(f"There is nothing at {request.url.path}.", hint="See /v1/openapi.json for what there is.")
+    )
+
+
+def _unexpected(events: EventLog) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def answer(request: Request, error: Exception) -> Response:
+        event = events.emit(
+            "api.error",
+            f"{request.method} {request.url.path} failed unexpectedly: {type(error).__name__}: {error}",
+            level="error",
+        )
+        return error_response(
+            PatchdError("patchd failed to answer this request.", hint=f"See event {event.id} in patchctl events.")
+        )
+
+    return answer
+
+
+def listen(config: DaemonConfig, path: Path) -> tuple[socket.socket, bool]:
+    """The socket handed over by systemd, else one bound here; and whether it is ours to remove."""
+    inherited = sockets.inherited_socket(os.environ)
+    if inherited is not None:
+        return inherited, False
+    return sockets.bind_unix(path, mode=config.socket_mode), True

@@ -1,0 +1,165 @@
+"""`patchctl patch`: list, show, export, import and remove patches."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import click
+
+from ...policies.errors import BadInputError
+from . import render
+from .common import Settings, json_option, pass_settings, print_body
+
+if TYPE_CHECKING:
+    from ..api.schemas import PatchView
+
+
+@click.group()
+def patch() -> None:
+    """List, show, export, import and remove patches. ID may be any unique beginning of a patch's id."""
+
+
+@patch.command("list", epilog="\b\nExample:\n  patchctl patch list --task digits")
+@click.option("--task", metavar="T", help="Only the patches of this task.")
+@json_option
+@pass_settings
+def list_(settings: Settings, task: str | None, as_json: bool) -> None:
+    """List the stored patches; * marks those in force."""
+    with settings.client() as client:
+        if as_json:
+            print_body(client.request("GET", "/v1/patches", query={"task": task}))
+            return
+        rows = [
+            (
+                "*" if view.in_force else "",
+                render.short(view.id),
+                view.metadata.task,
+                f"{view.metadata.resolution} px",
+                str(view.metadata.parameters),
+                render.percent(view.share, 2),
+                render.bytes_(view.bytes),
+                render.percent(_accuracy(view), 1),
+                "+".join(view.metadata.kinds),
+            )
+            for view in client.patches(task).patches
+        ]
+        header = ("", "id", "task", "input", "params", "of base", "size", "acc", "kinds")
+        click.echo(render.table(header, rows, right=(3, 4, 5, 6, 7)) or "No patches.")
+
+
+@patch.command(epilog="\b\nExample:\n  patchctl patch show 4be1")
+@click.argument("patch_id", metavar="ID")
+@json_option
+@pass_settings
+def show(settings: Settings, patch_id: str, as_json: bool) -> None:
+    """Show a patch: what it changes, what it was trained on, how good it is."""
+    with settings.client() as client:
+        if as_json:
+            print_body(client.request("GET", f"/v1/patches/{quote(patch_id, safe='')}"))
+            return
+        click.echo(patch_text(client.patch(patch_id)))
+
+
+@patch.command(epilog="\b\nExample:\n  patchctl patch export 4be1 -o digits-96.safetensors")
+@click.argument("patch_id", metavar="ID")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="FILE", help="Where to."
+)
+@pass_settings
+def export(settings: Settings, patch_id: str, output: Path) -> None:
+    """Write a patch to a safetensors file."""
+    with settings.client() as client:
+        data = client.patch_file(patch_id)
+    write_whole(output, data)
+    click.echo(f"{output}: {render.bytes_(len(data))} written.")
+
+
+@patch.command("import", epilog="\b\nExample:\n  patchctl patch import digits-96.safetensors")
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+@pass_settings
+def import_(settings: Settings, file: Path, as_json: bool) -> None:
+    """Store a patch file. Refused unless it fits the base and the task that it names."""
+    data = read_bytes(file)
+    with settings.client() as client:
+        if as_json:
+            print_body(client.import_patch_body(data))
+            return
+        view = client.import_patch(data)
+        click.echo(f"Patch {render.short(view.id)} of task '{view.metadata.task}' stored.")
+
+
+@patch.command(epilog="\b\nExample:\n  patchctl patch rm 4be1")
+@click.argument("patch_id", metavar="ID")
+@json_option
+@pass_settings
+def rm(settings: Settings, patch_id: str, as_json: bool) -> None:
+    """Delete a patch."""
+    with settings.client() as client:
+        body = client.request("DELETE", f"/v1/patches/{quote(patch_id, safe='')}")
+        if as_json:
+            print_body(body)
+        else:
+            click.echo(f"Patch {patch_id} deleted.")
+
+
+def read_bytes(file: Path) -> bytes:
+    """The file's content. Raises BadInputError naming the file."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BadInputError(f"{file}: cannot be read: {error.strerror}.") from error
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Write a file completely or not at all. Raises BadInputError naming the file."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(file)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise BadInputError(f"{file}: cannot be written: {error.strerror}.") from error
+
+
+def patch_text(view: PatchView) -> str:
+    """A patch, as text."""
+    meta = view.metadata
+    pairs = [
+        ("patch", view.id),
+        ("task", meta.task),
+        ("input", f"{meta.resolution} px"),
+        ("in force", "yes" if view.in_force else "no"),
+        ("kinds", ", ".join(meta.kinds)),
+        ("parameters", f"{meta.parameters} ({render.percent(view.share, 2)} of the base's {meta.base_parameters})"),
+        ("file", render.bytes_(view.bytes)),
+        ("base", f"{meta.base}, sha256 {render.short(meta.base_hash)}"),
+        ("labels", str(len(meta.labels))),
+        ("created", render.clock(meta.created_s)),
+    ]
+    if record := meta.training:
+        loss = "" if record.final_loss is None else f", final loss {record.final_loss:.3f}"
+        pairs += [
+            ("trained", f"{record.epochs} epochs, {record.steps} steps, {record.train_samples} images, "
+                        f"batch {record.batch_size}, rate {record.learning_rate:g}, seed {record.seed}{loss}"),
+            ("took", f"{render.duration(record.seconds)} in job {record.job_id}"),
+            ("validation", render.accuracy(record.validation)),
+            ("test", render.accuracy(record.test)),
+        ]
+    return render.fields(pairs)
+
+
+def _accuracy(view: PatchView) -> float | None:
+    record = view.metadata.training
+    if record is None:
+        return None
+    return (record.test or record.validation).accuracy

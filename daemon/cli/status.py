@@ -1,0 +1,233 @@
+"""`patchctl status`, `explain` and `openapi`: what patchd sees, what it decided, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from . import render
+from .common import Moment, Settings, json_option, pass_settings, print_body
+
+if TYPE_CHECKING:
+    from ...policies.decision import AllocationDecision, Decision, RungDecision
+    from ...policies.snapshot import Snapshot
+    from ..api.schemas import Explain, PolicyState, Status, WorkerStatus
+
+
+@click.command(
+    epilog="\b\nExamples:\n  patchctl status\n  patchctl status --json | jq .decision.inference.value",
+)
+@json_option
+@pass_settings
+def status(settings: Settings, as_json: bool) -> None:
+    """Show the daemon at a glance: device, allocations, chosen rungs, workers."""
+    with settings.client() as client:
+        if as_json:
+            print_body(client.request("GET", "/v1/status"))
+            return
+        click.echo(status_text(client.status()))
+
+
+@click.command(
+    epilog=(
+        "\b\nExamples:\n"
+        "  patchctl explain                      the decision in force\n"
+        "  patchctl explain --request 4f2a...    the decision that a prediction obeyed\n"
+        "  patchctl explain --at 14:05           the decision in force at that time\n"
+        "  patchctl explain --at -5m             ... five minutes ago"
+    ),
+)
+@click.option("--decision", metavar="ID", help="Explain this decision.")
+@click.option("--request", metavar="ID", help="Explain the decision that this prediction obeyed.")
+@click.option("--at", "at_s", type=Moment(), metavar="TIME", help="Explain the decision in force at a moment.")
+@json_option
+@pass_settings
+def explain(
+    settings: Settings, decision: str | None, request: str | None, at_s: float | None, as_json: bool
+) -> None:
+    """Tell why the allocations, resolutions and the training plan are what they are."""
+    if sum(given is not None for given in (decision, request, at_s)) > 1:
+        raise click.UsageError("--decision, --request and --at exclude each other.")
+    with settings.client() as client:
+        if as_json:
+            query = {"decision": decision, "request": request, "at": at_s}
+            print_body(client.request("GET", "/v1/explain", query=query))
+            return
+        click.echo(explain_text(client.explain(decision=decision, request=request, at_s=at_s)))
+
+
+@click.command(epilog="\b\nExample:\n  patchctl openapi > openapi.json")
+@pass_settings
+def openapi(settings: Settings) -> None:
+    """Print the OpenAPI document of the daemon's local API."""
+    with settings.client() as client:
+        print_body(client.request("GET", "/v1/openapi.json"))
+
+
+def status_text(state: Status) -> str:
+    """The daemon at a glance, as text."""
+    pairs = [
+        ("patchd", f"{state.version}, process {state.pid}, up {render.duration(state.now_s - state.started_s)}"),
+        ("socket", state.socket),
+        ("state", state.state_dir),
+        ("policy", policy_line(state.policy)),
+    ]
+    if state.policy.error:
+        pairs.append(("", click.style(f"newer version refused: {state.policy.error}", fg="red")))
+    if state.trace:
+        pairs.append(("trace", f"{state.trace} is being replayed in place of the device"))
+    pairs.append(("device", device_line(state.snapshot) if state.snapshot else "not sampled yet"))
+    if state.decision:
+        pairs.append(("inference", allocation_line(state.decision.inference)))
+        pairs.append(("training", allocation_line(state.decision.training)))
+        pairs.append(("", state.decision.plan.text))
+    else:
+        pairs.append(("decision", "none yet"))
+    pairs.extend(("" if i else "workers", worker_line(worker)) for i, worker in enumerate(state.workers))
+    pairs.append(
+        ("served", f"{state.requests_total} requests, {state.tasks} tasks, {state.jobs_active} active training jobs")
+    )
+    parts = [render.fields(pairs)]
+    if state.decision and state.decision.rungs:
+        parts += [render.heading("Rungs in force"), rungs_table(state.decision.rungs)]
+    return "\n".join(parts)
+
+
+def explain_text(answer: Explain) -> str:
+    """A decision with its reasons, candidates and the numbers it rests on."""
+    decision = answer.decision
+    parts = [
+        render.fields(
+            [
+                ("decision", f"{decision.id}, taken {render.clock(decision.time_s)}"),
+                ("policy", policy_line(answer.policy)),
+                ("device", device_line(answer.snapshot)),
+                ("inference", allocation_line(decision.inference)),
+                ("training", allocation_line(decision.training)),
+            ]
+        ),
+        render.heading("Why"),
+        render.bullets(answer.sentences),
+    ]
+    if decision.rungs:
+        parts += [render.heading("Rungs weighed"), candidates_table(decision.rungs)]
+    if decision.plan.candidates:
+        parts += [render.heading("Training plans weighed"), plans_table(decision)]
+    parts += [render.heading("Signals"), signals_table(answer.snapshot)]
+    return "\n".join(parts)
+
+
+def policy_line(state: PolicyState) -> str:
+    """The policy's name, where it comes from and since when it is in force."""
+    source = "" if state.source == f"preset:{state.name}" else f", {state.source}"
+    return f"{state.name}{source or ', a preset'}, loaded {render.clock(state.loaded_s)}"
+
+
+def device_line(seen: Snapshot) -> str:
+    """The snapshot in one sentence; what the machine lacks is left out."""
+    parts: list[str] = []
+    if seen.cpu.busy is not None:
+        parts.append(f"processors {render.percent(seen.cpu.busy)} busy of {seen.cpu.cores:g}")
+    if seen.memory is not None:
+        free, total = render.bytes_(seen.memory.available_bytes), render.bytes_(seen.memory.total_bytes)
+        where = "" if seen.memory.limited_by == "machine" else f" ({seen.memory.limited_by})"
+        parts.append(f"memory {free} free of {total}{where}")
+    if seen.power.battery_charge is not None:
+        parts.append(f"battery {render.percent(seen.power.battery_charge)}")
+    if seen.power.on_mains is not None:
+        parts.append("on mains" if seen.power.on_mains else "on battery")
+    if seen.temperatures:
+        parts.append(f"{max(sensor.celsius for sensor in seen.temperatures):.0f} °C")
+    if seen.pressure.cpu is not None and seen.pressure.cpu.some_avg10 >= 0.01:
+        parts.append(f"processor stall {render.percent(seen.pressure.cpu.some_avg10)}")
+    if seen.pressure.memory is not None and seen.pressure.memory.some_avg10 >= 0.01:
+        parts.append(f"memory stall {render.percent(seen.pressure.memory.some_avg10)}")
+    if seen.source != "device":
+        parts.append(f"source {seen.source}")
+    return ", ".join(parts)
+
+
+def allocation_line(decision: AllocationDecision) -> str:
+    """The value of an allocation with its reasons."""
+    held = "" if decision.value == decision.target else f" (rules ask for {decision.target:.2f})"
+    return f"{decision.value:.2f}{held}  " + "; ".join(reason.text.rstrip(".") for reason in decision.reasons)
+
+
+def worker_line(worker: WorkerStatus) -> str:
+    """One worker's state, engine and memory."""
+    parts = [f"{worker.name} {worker.state}"]
+    if worker.pid is not None:
+        parts.append(f"process {worker.pid}")
+    if worker.engine:
+        parts.append(f"{worker.engine}, {worker.threads} threads" if worker.threads else worker.engine)
+    if worker.resident_bytes is not None:
+        parts.append(render.bytes_(worker.resident_bytes))
+    if worker.in_flight:
+        parts.append(f"{worker.in_flight} in flight")
+    if worker.restarts:
+        parts.append(f"{worker.restarts} restarts")
+    return ", ".join(parts)
+
+
+def rungs_table(rungs: tuple[RungDecision, ...]) -> str:
+    """The rung that answers each task now."""
+    rows = []
+    for decision in rungs:
+        chosen = next((c for c in decision.candidates if c.chosen), None)
+        rows.append(
+            (
+                decision.task,
+                f"{decision.resolution} px",
+                render.short(decision.patch_id) if decision.patch_id else "base",
+                _cost(chosen.cost_ms, chosen.estimated) if chosen else render.ABSENT,
+                render.milliseconds(decision.budget_ms),
+                render.percent(chosen.rung.accuracy if chosen else None, 1),
+            )
+        )
+    return render.table(("task", "input", "patch", "cost", "budget", "accuracy"), rows, right=(1, 3, 4, 5))
+
+
+def candidates_table(rungs: tuple[RungDecision, ...]) -> str:
+    """Every rung that was weighed, with the verdict on it."""
+    rows = [
+        (
+            decision.task if i == 0 else "",
+            ("* " if candidate.chosen else "  ") + f"{candidate.rung.resolution} px",
+            _cost(candidate.cost_ms, candidate.estimated),
+            render.percent(candidate.rung.accuracy, 1),
+            candidate.verdict,
+        )
+        for decision in rungs
+        for i, candidate in enumerate(decision.candidates)
+    ]
+    return render.table(("task", "  input", "cost", "accuracy", "verdict"), rows, right=(1, 2, 3))
+
+
+def plans_table(decision: Decision) -> str:
+    """Every training plan that was weighed, with the verdict on it."""
+    rows = [
+        (
+            ("* " if candidate.chosen else "  ") + str(candidate.plan.reach),
+            render.percent(candidate.plan.fraction),
+            render.percent(candidate.plan.cost),
+            candidate.verdict,
+        )
+        for candidate in decision.plan.candidates
+    ]
+    return render.table(("  from block", "base unfrozen", "cost", "verdict"), rows, right=(1, 2))
+
+
+def signals_table(seen: Snapshot) -> str:
+    """The named numbers that policies speak of."""
+    from ...policies.snapshot import SIGNALS, signals
+
+    rows = [
+        (name, f"{value:.4g}" if abs(value) < 1e6 else render.bytes_(value), SIGNALS[name].unit, SIGNALS[name].meaning)
+        for name, value in signals(seen).items()
+    ]
+    return render.table(("signal", "value", "unit", "meaning"), rows, right=(1,))
+
+
+def _cost(cost_ms: float, estimated: bool) -> str:
+    return ("~" if estimated else "") + render.milliseconds(cost_ms)

@@ -1,0 +1,253 @@
+"""`patchctl train`: submit, list, show, follow, pause, resume and cancel training jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+from urllib.parse import quote
+
+import click
+
+from ..client import JobAction
+from . import render
+from .common import Settings, Sides, Words, json_option, pass_settings, print_body
+
+if TYPE_CHECKING:
+    from ...policies.task import RungResult
+    from ..api.schemas import JobView
+
+KINDS = ("scale_bias", "head", "base_fraction")  # policies.task.PatchKind, spelled out to spare --help the import
+
+
+@click.group()
+def train() -> None:
+    """Train patches in the background, whenever the device can spare it."""
+
+
+@train.command(
+    epilog=(
+        "\b\nExamples:\n"
+        "  patchctl train submit --task digits --follow\n"
+        "  patchctl train submit --task digits --kinds head --resolutions 128,96 --epochs 2\n\n"
+        "With --follow, Ctrl-C ends only the following; the job goes on."
+    )
+)
+@click.option("--task", required=True, metavar="T", help="The task to train for.")
+@click.option(
+    "--kinds",
+    type=Words(KINDS),
+    default=("scale_bias", "head"),
+    metavar="K,K",
+    help=f"Patch kinds, of {', '.join(KINDS)}.  [default: scale_bias,head]",
+)
+@click.option("--resolutions", type=Sides(), metavar="PX,PX", help="The rungs to train, pixels.  [default: all]")
+@click.option("--epochs", type=click.IntRange(1, 1000), default=4, show_default=True, help="Passes over the data.")
+@click.option("--batch-size", type=click.IntRange(2, 512), default=32, show_default=True, help="Images in a step.")
+@click.option(
+    "--lr",
+    type=click.FloatRange(0, 10, min_open=True),
+    help="Learning rate.  [default: that of the patch kinds]",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of order and initial values.")
+@click.option("--max-samples", type=click.IntRange(8), help="Use at most this many training images.")
+@click.option("--follow", is_flag=True, help="Show the progress until the job has ended.")
+@json_option
+@pass_settings
+def submit(
+    settings: Settings,
+    task: str,
+    kinds: tuple[str, ...],
+    resolutions: tuple[int, ...] | None,
+    epochs: int,
+    batch_size: int,
+    lr: float | None,
+    seed: int,
+    max_samples: int | None,
+    follow: bool,
+    as_json: bool,
+) -> None:
+    """Queue a training job; the rungs are trained one after the other."""
+    from pydantic import ValidationError
+
+    from ...policies.errors import BadInputError
+    from ...policies.task import PatchKind, TrainSpec
+
+    try:
+        spec = TrainSpec(
+            task=task,
+            kinds=tuple(PatchKind(kind) for kind in kinds),
+            resolutions=resolutions or (),
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=lr,
+            seed=seed,
+            max_samples=max_samples,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BadInputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    with settings.client() as client:
+        if as_json and not follow:
+            print_body(client.request("POST", "/v1/jobs", body=spec.model_dump_json().encode()))
+            return
+        job = client.submit(spec)
+    if not as_json:
+        click.echo(f"Training job {job.id} queued.")
+    if follow:
+        _follow(settings, job.id, as_json)
+
+
+@train.command("list", epilog="\b\nExample:\n  patchctl train list")
+@json_option
+@pass_settings
+def list_(settings: Settings, as_json: bool) -> None:
+    """List the training jobs."""
+    with settings.client() as client:
+        if as_json:
+            print_body(client.request("GET", "/v1/jobs"))
+            return
+        rows = [
+            (
+                job.id,
+                job.spec.task,
+                job.state.value,
+                position(job),
+                render.duration(job.seconds),
+                job.error or job.waiting or "",
+            )
+            for job in client.jobs().jobs
+        ]
+        click.echo(render.table(("job", "task", "state", "position", "trained", ""), rows, right=(4,)) or "No jobs.")
+
+
+@train.command(epilog="\b\nExample:\n  patchctl train show 7c1f")
+@click.argument("job_id", metavar="ID")
+@json_option
+@pass_settings
+def show(settings: Settings, job_id: str, as_json: bool) -> None:
+    """Show a training job and what it has given so far."""
+    with settings.client() as client:
+        if as_json:
+            print_body(client.request("GET", f"/v1/jobs/{quote(job_id, safe='')}"))
+            return
+        click.echo(job_text(client.job(job_id)))
+
+
+@train.command(
+    epilog="\b\nExample:\n  patchctl train follow 7c1f\n\nCtrl-C ends only the following; the job goes on."
+)
+@click.argument("job_id", metavar="ID")
+@click.option("as_json", "--json", is_flag=True, help="Print the job as the API gives it, once it has ended.")
+@pass_settings
+def follow(settings: Settings, job_id: str, as_json: bool) -> None:
+    """Show a job's progress until it has ended, then a table of its results."""
+    _follow(settings, job_id, as_json)
+
+
+def _follow(settings: Settings, job_id: str, as_json: bool) -> None:
+    from .follow import follow_job
+
+    with settings.client() as client:
+        job = follow_job(client, job_id)
+        if as_json:
+            print_body(client.request("GET", f"/v1/jobs/{quote(job_id, safe='')}"))
+        else:
+            click.echo(outcome(job))
+    if job.state.value == "failed":
+        raise click.ClickException(f"Training job {job.id} failed: {job.error or 'no reason was given'}")
+    if job.state.value == "cancelled":
+        raise click.ClickException(f"Training job {job.id} was cancelled")
+
+
+def _action(action: JobAction, past: str, teaching: str) -> click.Command:
+    @click.command(action, help=teaching, epilog=f"\b\nExample:\n  patchctl train {action} 7c1f")
+    @click.argument("job_id", metavar="ID")
+    @json_option
+    @pass_settings
+    def command(settings: Settings, job_id: str, as_json: bool) -> None:
+        with settings.client() as client:
+            if as_json:
+                print_body(client.request("POST", f"/v1/jobs/{quote(job_id, safe='')}/{action}"))
+                return
+            job = client.change_job(job_id, action)
+            click.echo(f"Training job {job.id} {past}; its state is '{job.state.value}'.")
+
+    return command
+
+
+_ACTIONS: dict[JobAction, tuple[str, str]] = {
+    "pause": ("is told to pause", "Pause a job; it stops within one slice and keeps what it has learned."),
+    "resume": ("goes on", "Let a paused job go on from its last checkpoint."),
+    "cancel": ("is cancelled", "End a job for good; finished rungs stay."),
+}
+assert set(_ACTIONS) == set(get_args(JobAction))
+for _name, (_past, _help) in _ACTIONS.items():
+    train.add_command(_action(_name, _past, _help))
+
+
+def position(job: JobView) -> str:
+    """Where a job stands, in one short phrase."""
+    if job.state.value in ("done", "failed", "cancelled"):
+        return f"{len(job.results)} rungs done"
+    at = job.progress
+    parts = [f"rung {min(at.rung + 1, at.rungs)}/{at.rungs}"]
+    if at.resolution:
+        parts.append(f"{at.resolution} px")
+    if at.epochs:
+        parts.append(f"epoch {min(at.epoch + 1, at.epochs)}/{at.epochs}")
+    if at.steps:
+        parts.append(f"step {at.step}/{at.steps}")
+    if at.phase:
+        parts.append(at.phase)
+    return ", ".join(parts)
+
+
+def job_text(job: JobView) -> str:
+    """A job, as text."""
+    spec = job.spec
+    sides = ", ".join(str(side) for side in spec.resolutions) or "all"
+    pairs = [
+        ("job", job.id),
+        ("task", spec.task),
+        ("state", job.state.value),
+        ("position", position(job)),
+        ("kinds", ", ".join(kind.value for kind in spec.kinds)),
+        ("asked", f"rungs {sides}; {spec.epochs} epochs, batch {spec.batch_size}, seed {spec.seed}"),
+        ("created", render.clock(job.created_s)),
+        ("updated", render.clock(job.updated_s)),
+        (
+            "took",
+            f"{render.duration(job.seconds)} in {job.slices} slices, {render.duration(job.cpu_seconds)} processor time",
+        ),
+    ]
+    if job.progress.loss is not None:
+        pairs.append(("loss", f"{job.progress.loss:.4f}"))
+    if job.waiting:
+        pairs.append(("waiting", job.waiting))
+    if job.error:
+        pairs.append(("error", job.error))
+    text = render.fields(pairs)
+    return text + ("\n" + render.heading("Results") + "\n" + results_table(job.results) if job.results else "")
+
+
+def outcome(job: JobView) -> str:
+    """What a job that has ended gave."""
+    first = f"Training job {job.id} is {job.state.value} after {render.duration(job.seconds)} of training."
+    return first + ("\n" + results_table(job.results) if job.results else "")
+
+
+def results_table(results: tuple[RungResult, ...]) -> str:
+    """One line a trained rung: its cost in parameters and time, its accuracy with the 95 % interval."""
+    rows = [
+        (
+            f"{result.resolution} px",
+            str(result.parameters),
+            render.percent(result.share, 2),
+            render.percent(result.validation.accuracy, 1),
+            render.accuracy(result.test),
+            render.duration(result.seconds),
+            ("yes" if result.published else "no") + (f": {result.note}" if result.note else ""),
+        )
+        for result in results
+    ]
+    header = ("input", "params", "of base", "val.", "test [95 %]", "took", "published")
+    return render.table(header, rows, right=(0, 1, 2, 3, 5))

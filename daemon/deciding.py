@@ -1,0 +1,156 @@
+"""The decision loop: sample the device, overlay a trace where one plays, decide, keep and announce what changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ..policies.decide import decide
+from ..policies.decision import Decision, RungDecision
+from ..policies.errors import NotFoundError
+from ..policies.explain import sentences
+from ..policies.ladder import choose_rung
+from ..policies.rules import PolicyState as RuleMemory
+from ..policies.rules import initial_state
+from ..policies.snapshot import Snapshot
+from ..policies.trace import parse_trace
+from ..policies.training_plan import TrainingCosts
+from .api.schemas import Explain, TraceReplay, TraceState
+from .events import EventLog
+from .monitor.monitor import Monitor
+from .monitor.trace_player import TracePlayer
+from .policy_service import PolicyService
+from .store import Store
+from .task_service import TaskService
+
+
+class DecisionService:
+    """Holds the snapshot and the decision in force; `tick` is called once a sampling period."""
+
+    def __init__(
+        self, store: Store, events: EventLog, policies: PolicyService, tasks: TaskService, monitor: Monitor
+    ) -> None:
+        self._store, self._events, self._policies, self._tasks = store, events, policies, tasks
+        self._monitor = monitor
+        self._player = TracePlayer()
+        self._memory: RuleMemory = initial_state()
+        self._policy_hash = policies.state.sha256
+        self._costs = TrainingCosts()
+        self._count = 0
+        self._prefix = f"{int(time.time()):x}"
+        self._findings: set[str] = set()
+        self._listeners: list[Callable[[Decision], None]] = []
+        self.snapshot: Snapshot | None = None
+        self.current: Decision | None = None
+        self.last_tick_s = time.monotonic()
+
+    def on_change(self, listener: Callable[[Decision], None]) -> None:
+        """Call `listener` with every decision that differs from the one before."""
+        self._listeners.append(listener)
+
+    def tick(self) -> None:
+        """One turn of the loop."""
+        now_s = time.time()
+        device = self._monitor.sample(now_s)
+        for finding in self._monitor.findings:
+            if finding not in self._findings:
+                self._findings.add(finding)
+                self._events.emit("monitor.finding", finding, level="warning")
+        playing = self._player.name
+        self.snapshot = self._player.overlay(device, now_s)
+        if playing is not None and self._player.name is None:
+            self._events.emit("trace.ended", f"The trace {playing} has ended; the device's own signals count again.")
+        self.refresh()
+        self.last_tick_s = time.monotonic()
+
+    def refresh(self) -> None:
+        """Decide anew on the snapshot in hand: a policy, a task or a measured cost has changed."""
+        if self.snapshot is None:
+            return
+        digest = self._policies.state.sha256
+        if digest != self._policy_hash:
+            self._policy_hash, self._memory = digest, initial_state()
+        self._count += 1
+        decision, self._memory = decide(
+            self._policies.policy,
+            self.snapshot,
+            self._memory,
+            self._tasks.ladders,
+            self._costs,
+            self.current,
+            f"{self._prefix}-{self._count}",
+        )
+        first, self.current = self.current is None, decision
+        if first or decision.changed:
+            self._store.put_decision(decision, self.snapshot, self._policies.state)
+            if decision.changed:
+                self._events.emit("decision.changed", " ".join(decision.changed), decision=decision.id)
+            for listener in self._listeners:
+                listener(decision)
+
+    def rung(self, task: str) -> RungDecision:
+        """The rung in force for a task that can answer; decided on the spot for one added since the last tick."""
+        decision = self.current
+        if decision is not None:
+            for rung in decision.rungs:
+                if rung.task == task:
+                    return rung
+        inference = self._policies.policy.inference
+        allocation = 1.0 if decision is None else decision.inference.value
+        return choose_rung(
+            self._tasks.ladders[task],
+            allocation,
+            min_resolution=inference.min_resolution,
+            max_resolution=inference.max_resolution,
+        )
+
+    def explain(self, *, decision_id: str | None = None, time_s: float | None = None) -> Explain:
+        """A decision with all it rests on: the present one, one by id, or the one in force at a moment.
+
+        Raises NotFoundError when it is not stored.
+        """
+        if decision_id is None and time_s is None or (self.current is not None and decision_id == self.current.id):
+            if self.current is None or self.snapshot is None:
+                raise NotFoundError("Nothing has been decided yet.", hint="Ask again in a second.")
+            found = (self.current, self.snapshot, self._policies.state)
+        else:
+            found = self._store.decision_at(decision_id=decision_id, time_s=time_s)
+            if found is None:
+                asked = f"decision '{decision_id}'" if decision_id else f"decision at or before {time_s}"
+                raise NotFoundError(
+                    f"There is no stored {asked}.", hint="Decisions are stored when something changes in them."
+                )
+        decision, snapshot, policy = found
+        return Explain(
+            decision=decision, snapshot=snapshot, policy=policy, sentences=tuple(sentences(decision, snapshot))
+        )
+
+    # traces
+
+    def play(self, request: TraceReplay) -> TraceState:
+        """Feed a trace to the loop in place of the device. Raises TraceError."""
+        trace = parse_trace(request.jsonl, request.name)
+        self._player.start(trace, request.speed, time.time())
+        self._events.emit(
+            "trace.started",
+            f"The trace {trace.name} takes the place of the device for {trace.duration_s / request.speed:.0f} s.",
+            level="warning",
+        )
+        return self.trace_state()
+
+    def stop_trace(self) -> TraceState:
+        """Return to the device's own signals."""
+        if self._player.name is not None:
+            self._events.emit("trace.ended", f"The trace {self._player.name} was stopped.")
+        self._player.stop()
+        return self.trace_state()
+
+    def trace_state(self) -> TraceState:
+        """Whether a trace plays, and where it stands."""
+        player = self._player
+        return TraceState(
+            active=player.name is not None,
+            name=player.name,
+            position_s=player.position_s(time.time()),
+            duration_s=player.duration_s,
+        )

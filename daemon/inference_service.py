@@ -1,0 +1,359 @@
+"""Predictions: which rung, a place in the queue, the worker, and what it all took."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import statistics
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..policies.decision import Decision
+from ..policies.errors import (
+    BadInputError,
+    BusyError,
+    NotFoundError,
+    UnavailableError,
+    WorkerCrashedError,
+)
+from .api.schemas import CostView, Form, InferAnswer, InferTiming, Prediction, RequestLatency, WorkerStatus
+from .deciding import DecisionService
+from .error_codes import error_from_code
+from .events import EventLog
+from .task_service import TaskService
+from .worker_process import WorkerProcess
+from .workers.protocol import (
+    InferRequest,
+    InferResult,
+    Message,
+    ProfileRequest,
+    ProfileResult,
+    RungCost,
+    RungRef,
+    WorkerError,
+)
+
+LATENCY_WINDOW = 512  # requests of a rung that its quantiles are taken over
+REMEMBERED_REQUESTS = 10_000  # request ids that `explain --request` can still resolve
+PROFILE_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Input:
+    """What an application sent: an encoded image, RGB pixels, or a finished network input."""
+
+    form: Form
+    shape: tuple[int, ...]
+    payload: bytes
+
+
+@dataclass
+class _Window:
+    total_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_WINDOW))
+    network_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_WINDOW))
+
+
+class InferenceService:
+    """Owns the inference worker: starts it on first use, stops it after the policy's keep-alive."""
+
+    def __init__(
+        self,
+        tasks: TaskService,
+        deciding: DecisionService,
+        events: EventLog,
+        *,
+        threads: int,
+        queue_limit: int,
+        max_pixels: int,
+    ) -> None:
+        self._tasks, self._deciding, self._events = tasks, deciding, events
+        self._threads, self._queue_limit, self._max_pixels = threads, queue_limit, max_pixels
+        self._worker = WorkerProcess("inference", self._on_message, self._on_exit)
+        self._ids = itertools.count(1)
+        self._pending: dict[int, asyncio.Future[InferResult | ProfileResult]] = {}
+        self._waiting = 0
+        self._profile_lock = asyncio.Lock()
+        self._windows: dict[tuple[str, int], _Window] = {}
+        self._requests: OrderedDict[str, str | None] = OrderedDict()
+        self._per_task: dict[str, int] = {}
+        self._last_used_s = time.monotonic()
+        self._last_profile_s = 0.0
+        self._stopping = False
+        self._expected_exit = False
+        self._token = f"{time.time_ns():x}"[-8:]
+        self.total = 0
+
+    # predictions
+
+    async def infer(self, task: str, given: Input, *, top_k: int, resolution: int | None) -> InferAnswer:
+        """Answer one prediction.
+
+        Raises NotFoundError, BadInputError, TooLargeError, BusyError, WorkerCrashedError or UnavailableError.
+        """
+        began = time.perf_counter()
+        if self._stopping:
+            raise UnavailableError("patchd is stopping.", retry_after_s=5.0)
+        spec = self._tasks.task(task)
+        if task not in self._tasks.ladders:
+            raise NotFoundError(
+                f"Task '{task}' has no patch yet.", hint=f"Train one: patchctl train submit --task {task}"
+            )
+        if self._waiting >= self._queue_limit:
+            wait_s = self._expected_wait_s(task)
+            raise BusyError(
+                f"{self._waiting} predictions are in flight, the limit is {self._queue_limit}.",
+                hint=f"Retry after {wait_s:.1f} s.",
+                retry_after_s=wait_s,
+            )
+        self._waiting += 1
+        try:
+            start_ms = await self._ensure_worker(spec.base)
+            rung, why = self._route(task, given, resolution)
+            decision = self._deciding.current
+            sent = time.perf_counter()
+            request = InferRequest(
+                id=next(self._ids),
+                rung=rung,
+                form=given.form,
+                shape=given.shape,
+                top_k=min(top_k, len(spec.labels)),
+                max_pixels=self._max_pixels,
+            )
+            result = await self._call(request, given.payload)
+        finally:
+            self._waiting -= 1
+            self._last_used_s = time.monotonic()
+        if not isinstance(result, InferResult):
+            raise WorkerCrashedError("The inference worker answered out of turn.", retry_after_s=1.0)
+        now = time.perf_counter()
+        timing = result.timing
+        spent = timing.decode_ms + timing.preprocess_ms + timing.bind_ms + timing.network_ms
+        total_ms = (now - began) * 1e3
+        self._account(task, rung.resolution, total_ms, timing.network_ms)
+        request_id = f"{self._token}-{request.id}"
+        self._remember(request_id, decision)
+        return InferAnswer(
+            request_id=request_id,
+            task=task,
+            predictions=tuple(
+                Prediction(label=spec.labels[i], index=i, probability=p)
+                for i, p in zip(result.indices, result.probabilities, strict=True)
+            ),
+            resolution=rung.resolution,
+            patch_id=rung.patch_id,
+            decision_id=None if decision is None else decision.id,
+            allocation=1.0 if decision is None else decision.inference.value,
+            why=why,
+            timing=InferTiming(
+                total_ms=total_ms,
+                queue_ms=max(0.0, (now - sent) * 1e3 - spent),
+                start_worker_ms=start_ms,
+                decode_ms=timing.decode_ms,
+                preprocess_ms=timing.preprocess_ms,
+                bind_ms=timing.bind_ms,
+                network_ms=timing.network_ms,
+            ),
+        )
+
+    def _route(self, task: str, given: Input, resolution: int | None) -> tuple[RungRef, str]:
+        """The rung for this input: the caller's wish, the input's own domain, else the decision in force."""
+        if given.form == "input":
+            side = given.shape[-1] if given.shape else 0
+            if resolution is not None and resolution != side:
+                raise BadInputError(f"The tensor is {side} px wide, but resolution {resolution} was asked for.")
+            return self._tasks.rung_ref(task, side), f"the input already has the form of the {side} px rung"
+        if resolution is not None:
+            return self._tasks.rung_ref(task, resolution), "the caller asked for this resolution"
+        decided = self._deciding.rung(task)
+        return self._tasks.rung_ref(task, decided.resolution), decided.text
+
+    def decision_of(self, request_id: str) -> str | None:
+        """The decision that a request obeyed. Raises NotFoundError when the id is not remembered."""
+        if request_id not in self._requests:
+            raise NotFoundError(
+                f"Request '{request_id}' is not remembered.",
+                hint=f"The last {REMEMBERED_REQUESTS} requests since the daemon's start are.",
+            )
+        return self._requests[request_id]
+
+    # profile
+
+    async def profile(self, base: str, resolutions: Sequence[int], repeats: int) -> None:
+        """Measure the cost of one image at each resolution and price the ladders with it."""
+        await self._worker.start(self._threads)
+        await self._measure(base, resolutions or self._resolutions(base), repeats)
+
+    async def _measure(self, base: str, resolutions: Sequence[int], repeats: int) -> None:
+        request = ProfileRequest(id=next(self._ids), base=base, resolutions=tuple(resolutions), repeats=repeats)
+        result = await asyncio.wait_for(self._call(request, b""), PROFILE_TIMEOUT_S)
+        if not isinstance(result, ProfileResult):
+            raise WorkerCrashedError("The inference worker answered out of turn.", retry_after_s=1.0)
+        now = time.time()
+        self._last_profile_s = time.monotonic()
+        self._tasks.put_costs(tuple(_cost_view(result, cost, now) for cost in result.costs))
+        shown = ", ".join(f"{cost.resolution} px {cost.median_ms:.1f} ms" for cost in result.costs)
+        self._events.emit("profile.measured", f"Measured {base} on {result.engine}: {shown}.", base=base)
+        self._deciding.refresh()
+
+    def _resolutions(self, base: str) -> tuple[int, ...]:
+        specs = (spec for spec, _ in self._tasks.tasks.values() if spec.base == base)
+        return tuple(sorted({side for spec in specs for side in spec.resolutions}))
+
+    async def profile_if_due(self, every_s: float) -> None:
+        """Calibrate again, when the worker is loaded and idle and the last time is long enough ago."""
+        due = time.monotonic() - self._last_profile_s >= every_s
+        if due and self._worker.running and self._waiting == 0 and not self._profile_lock.locked():
+            async with self._profile_lock:
+                for base in {spec.base for spec, _ in self._tasks.tasks.values() if spec.name in self._per_task}:
+                    await self._measure(base, self._resolutions(base), 7)
+
+    def latencies(self) -> tuple[RequestLatency, ...]:
+        """What the last requests of each rung took."""
+        return tuple(
+            RequestLatency(
+                task=task,
+                resolution=resolution,
+                samples=len(window.total_ms),
+                p50_ms=statistics.median(window.total_ms),
+                p99_ms=sorted(window.total_ms)[int(0.99 * (len(window.total_ms) - 1))],
+                network_p50_ms=statistics.median(window.network_ms),
+            )
+            for (task, resolution), window in sorted(self._windows.items())
+        )
+
+    def predictions_of(self, task: str) -> int:
+        """Predictions answered for a task since the start."""
+        return self._per_task.get(task, 0)
+
+    # worker
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the worker while it lives."""
+        return self._worker.pid
+
+    def status(self) -> WorkerStatus:
+        """The worker at a glance."""
+        worker = self._worker
+        state: Literal["stopped", "starting", "ready", "busy"] = "stopped"
+        if worker.running:
+            state = "busy" if self._waiting else "ready"
+        elif worker.pid is not None:
+            state = "starting"
+        return WorkerStatus(
+            name="inference",
+            state=state,
+            pid=worker.pid,
+            engine=worker.ready.engine if worker.ready else None,
+            threads=worker.ready.threads if worker.ready else None,
+            started_s=worker.started_s if worker.pid else None,
+            restarts=max(0, worker.restarts),
+            in_flight=self._waiting,
+        )
+
+    async def _ensure_worker(self, base: str) -> float:
+        """Start the worker and measure what is unmeasured; the milliseconds this request waited for it."""
+        if self._worker.running and not self._profile_lock.locked() and not self._tasks.unmeasured(base):
+            return 0.0
+        began = time.perf_counter()
+        async with self._profile_lock:
+            if not self._worker.running:
+                self._expected_exit = False
+                await self._worker.start(self._threads)
+                self._events.emit(
+                    "worker.started",
+                    f"The inference worker is ready after {time.perf_counter() - began:.1f} s.",
+                    pid=self._worker.pid,
+                )
+            unmeasured = self._tasks.unmeasured(base)
+            if unmeasured:
+                await self._measure(base, unmeasured, 7)
+        return (time.perf_counter() - began) * 1e3
+
+    async def stop_if_idle(self, keep_alive_s: float) -> None:
+        """Stop the worker when nothing was asked of it for `keep_alive_s`."""
+        idle_s = time.monotonic() - self._last_used_s
+        if self._worker.running and self._waiting == 0 and idle_s >= keep_alive_s:
+            self._expected_exit = True
+            self._events.emit("worker.stopped", f"The inference worker was idle for {idle_s:.0f} s and is unloaded.")
+            await self._worker.stop(5.0)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nothing new, wait for what is in flight, stop the worker."""
+        self._stopping = True
+        deadline = time.monotonic() + timeout_s
+        while self._waiting and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        self._expected_exit = True
+        await self._worker.stop(max(0.5, deadline - time.monotonic()))
+
+    async def _call(self, request: InferRequest | ProfileRequest, payload: bytes) -> InferResult | ProfileResult:
+        future: asyncio.Future[InferResult | ProfileResult] = asyncio.get_running_loop().create_future()
+        self._pending[request.id] = future
+        try:
+            self._worker.send(request, payload)
+            return await future
+        finally:
+            self._pending.pop(request.id, None)
+
+    def _on_message(self, message: Message, _payload: bytes) -> None:
+        if not isinstance(message, InferResult | ProfileResult | WorkerError):
+            return
+        future = self._pending.get(message.id)
+        if future is None or future.done():
+            return  # the caller went away
+        if isinstance(message, WorkerError):
+            future.set_exception(error_from_code(message.code, message.message, message.hint))
+        else:
+            future.set_result(message)
+
+    def _on_exit(self, code: int) -> None:
+        lost = [future for future in self._pending.values() if not future.done()]
+        for future in lost:
+            future.set_exception(
+                WorkerCrashedError(
+                    f"The inference worker died (exit status {code}) while it held this request.",
+                    hint="Send it again; the worker is started anew.",
+                    retry_after_s=1.0,
+                )
+            )
+        if not self._expected_exit:
+            self._events.emit(
+                "worker.crashed",
+                f"The inference worker died with exit status {code}; {len(lost)} requests were told to retry.",
+                level="error",
+                exit_status=code,
+            )
+
+    # accounts
+
+    def _account(self, task: str, resolution: int, total_ms: float, network_ms: float) -> None:
+        window = self._windows.setdefault((task, resolution), _Window())
+        window.total_ms.append(total_ms)
+        window.network_ms.append(network_ms)
+        self._per_task[task] = self._per_task.get(task, 0) + 1
+        self.total += 1
+
+    def _remember(self, request_id: str, decision: Decision | None) -> None:
+        self._requests[request_id] = None if decision is None else decision.id
+        while len(self._requests) > REMEMBERED_REQUESTS:
+            self._requests.popitem(last=False)
+
+    def _expected_wait_s(self, task: str) -> float:
+        costs = [rung.cost_ms for rung in self._tasks.ladders[task].rungs if rung.cost_ms is not None]
+        return max(0.1, self._waiting * (max(costs) if costs else 50.0) / 1e3)
+
+
+def _cost_view(result: ProfileResult, cost: RungCost, now_s: float) -> CostView:
+    return CostView(
+        base=result.base,
+        resolution=cost.resolution,
+        median_ms=cost.median_ms,
+        p90_ms=cost.p90_ms,
+        samples=cost.repeats,
+        engine=result.engine,
+        measured_s=now_s,
+    )

@@ -1,0 +1,305 @@
+"""The state directory: one SQLite database (WAL) through sqlite-utils, and the patch files beside it.
+
+Every write is one transaction, committed before the call returns; a daemon killed at any moment finds at its next
+start either all of a write or nothing of it. The database is opened by one daemon at a time: `StateLock` sees to it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from ..policies.decision import Decision
+from ..policies.errors import StateError
+from ..policies.snapshot import Snapshot
+from ..policies.task import JobProgress, JobState, PatchMetadata, RungResult, TaskSpec, TrainSpec
+from .api.schemas import CostView, Event, JobView, PolicyState
+from .migrations import MIGRATIONS
+from .sqlite import Database
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class StateLock:
+    """An advisory lock on the state directory, held as long as the daemon lives and freed by the kernel."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """Create the directory (mode 0700) and take the lock. Raises StateError when another daemon holds it."""
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._file = (state_dir / "lock").open("a+")
+        except OSError as error:
+            raise StateError(
+                f"The state directory {state_dir} cannot be used: {error.strerror}.",
+                hint="Give another with --state DIR, or mend its owner and mode.",
+            ) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise StateError(
+                f"Another patchd (process {holder}) already uses the state directory {state_dir}.",
+                hint="Stop it first, or give this one another directory with --state DIR.",
+            ) from error
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._file.close()
+
+
+class Store:
+    """Typed access to `patchd.db`. Callers hand in and get back the records of `policies` and `api.schemas`."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """Open the database and bring its schema up to date. Raises StateError when it is damaged."""
+        self.state_dir = state_dir
+        self.patches_dir = state_dir / "patches"
+        self.jobs_dir = state_dir / "jobs"
+        path = state_dir / "patchd.db"
+        try:
+            for directory in (self.patches_dir, self.jobs_dir):
+                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            connection = sqlite3.connect(path, isolation_level=None)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            self._db = Database(connection)
+            MIGRATIONS.apply(self._db)
+        except sqlite3.DatabaseError as error:
+            raise StateError(
+                f"The state database {path} cannot be opened: {error}.",
+                hint="Move the file away to start afresh; the patches beside it can be imported again.",
+            ) from error
+        except OSError as error:
+            raise StateError(f"The state directory {state_dir} cannot be written: {error.strerror}.") from error
+
+    def close(self) -> None:
+        """Checkpoint the write-ahead log and close."""
+        self._db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.conn.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Several writes as one: all of them, or none."""
+        with self._db.atomic():
+            yield
+
+    def _put(self, table: str, row: dict[str, Any]) -> None:
+        self._db.table(table).insert(row, replace=True)
+
+    def _rows(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
+        return list(self._db.query(sql, parameters))
+
+    # settings
+
+    def setting(self, key: str) -> str | None:
+        """A stored setting, or None."""
+        rows = self._rows("select value from settings where key = ?", key)
+        return rows[0]["value"] if rows else None
+
+    def set_setting(self, key: str, value: str) -> None:
+        """Store a setting."""
+        self._put("settings", {"key": key, "value": value})
+
+    # tasks
+
+    def tasks(self) -> list[tuple[TaskSpec, float]]:
+        """All tasks with the time they were added, oldest first."""
+        rows = self._rows("select spec, created_s from tasks order by created_s, name")
+        return [(TaskSpec.model_validate_json(row["spec"]), row["created_s"]) for row in rows]
+
+    def put_task(self, spec: TaskSpec, created_s: float) -> None:
+        """Add or replace a task."""
+        self._put("tasks", {"name": spec.name, "spec": spec.model_dump_json(), "created_s": created_s})
+
+    def delete_task(self, name: str) -> None:
+        """Remove a task with its rungs; patches and jobs stay as history."""
+        with self._db.atomic():
+            self._db.execute("delete from tasks where name = ?", [name])
+            self._db.execute("delete from rungs where task = ?", [name])
+
+    # patches and rungs
+
+    def patches(self, task: str | None = None) -> list[dict[str, Any]]:
+        """Patch rows (id, task, resolution, bytes, metadata as PatchMetadata), oldest first."""
+        rows = self._rows("select * from patches where ?1 is null or task = ?1 order by created_s, id", task)
+        return [{**row, "metadata": PatchMetadata.model_validate_json(row["metadata"])} for row in rows]
+
+    def put_patch(self, patch_id: str, size: int, metadata: PatchMetadata) -> None:
+        """Register a patch file that already lies in `patches_dir`."""
+        self._put(
+            "patches",
+            {
+                "id": patch_id,
+                "task": metadata.task,
+                "resolution": metadata.resolution,
+                "bytes": size,
+                "metadata": metadata.model_dump_json(),
+                "created_s": metadata.created_s,
+            },
+        )
+
+    def delete_patch(self, patch_id: str) -> None:
+        """Forget a patch; its file is removed by the caller afterwards."""
+        self._db.execute("delete from patches where id = ?", [patch_id])
+
+    def rungs(self) -> list[dict[str, Any]]:
+        """The rungs in force: task, resolution, patch_id, accuracy, accuracy_samples, validation."""
+        return self._rows("select * from rungs order by task, resolution")
+
+    def put_rung(self, row: dict[str, Any]) -> None:
+        """Put a patch in force as its task's rung for its resolution."""
+        self._put("rungs", row)
+
+    def delete_rungs_of_patch(self, patch_id: str) -> None:
+        """Take the rungs of a patch out of force."""
+        self._db.execute("delete from rungs where patch_id = ?", [patch_id])
+
+    def patch_file(self, patch_id: str) -> Path:
+        """Where a patch's tensors lie."""
+        return self.patches_dir / f"{patch_id}.safetensors"
+
+    # jobs
+
+    def jobs(self) -> list[JobView]:
+        """All jobs, oldest first."""
+        results: dict[str, list[RungResult]] = {}
+        for row in self._rows("select * from job_results order by rowid"):
+            results.setdefault(row["job_id"], []).append(RungResult.model_validate_json(row["result"]))
+        return [
+            JobView(
+                id=row["id"],
+                state=JobState(row["state"]),
+                spec=TrainSpec.model_validate_json(row["spec"]),
+                progress=JobProgress.model_validate_json(row["progress"]),
+                error=row["error"],
+                created_s=row["created_s"],
+                updated_s=row["updated_s"],
+                seconds=row["seconds"],
+                cpu_seconds=row["cpu_seconds"],
+                slices=row["slices"],
+                results=tuple(results.get(row["id"], ())),
+            )
+            for row in self._rows("select * from jobs order by created_s, id")
+        ]
+
+    def put_job(self, job: JobView) -> None:
+        """Store a job's present state (its results are stored one by one)."""
+        self._put(
+            "jobs",
+            {
+                "id": job.id,
+                "state": job.state.value,
+                "spec": job.spec.model_dump_json(),
+                "progress": job.progress.model_dump_json(),
+                "error": job.error,
+                "created_s": job.created_s,
+                "updated_s": job.updated_s,
+                "seconds": job.seconds,
+                "cpu_seconds": job.cpu_seconds,
+                "slices": job.slices,
+            },
+        )
+
+    def put_job_result(self, job_id: str, result: RungResult) -> None:
+        """Store what one rung of a job gave."""
+        self._put(
+            "job_results", {"job_id": job_id, "resolution": result.resolution, "result": result.model_dump_json()}
+        )
+
+    # costs
+
+    def costs(self) -> list[CostView]:
+        """All measured costs."""
+        return [CostView.model_validate(row) for row in self._rows("select * from costs order by base, resolution")]
+
+    def put_cost(self, cost: CostView) -> None:
+        """Store a measured cost in place of the one before it."""
+        self._put("costs", cost.model_dump())
+
+    # decisions and events
+
+    def put_decision(self, decision: Decision, snapshot: Snapshot, policy: PolicyState) -> None:
+        """Store a decision with what it rests on."""
+        self._put(
+            "decisions",
+            {
+                "id": decision.id,
+                "time_s": decision.time_s,
+                "decision": decision.model_dump_json(),
+                "snapshot": snapshot.model_dump_json(),
+                "policy": policy.model_dump_json(),
+            },
+        )
+
+    def decisions(self, limit: int) -> list[Decision]:
+        """The last decisions, newest first."""
+        rows = self._rows("select decision from decisions order by time_s desc limit ?", limit)
+        return [Decision.model_validate_json(row["decision"]) for row in rows]
+
+    def decision_at(self, *, decision_id: str | None = None, time_s: float | None = None) -> Any | None:
+        """(Decision, Snapshot, PolicyState) by id, or the one in force at `time_s`; None when there is none."""
+        if decision_id is not None:
+            rows = self._rows("select * from decisions where id = ?", decision_id)
+        else:
+            rows = self._rows("select * from decisions where time_s <= ? order by time_s desc limit 1", time_s)
+        if not rows:
+            return None
+        row = rows[0]
+        return (
+            Decision.model_validate_json(row["decision"]),
+            Snapshot.model_validate_json(row["snapshot"]),
+            PolicyState.model_validate_json(row["policy"]),
+        )
+
+    def put_event(self, event: Event) -> None:
+        """Append an event."""
+        self._put("events", {**event.model_dump(exclude={"data"}), "data": event.model_dump_json(include={"data"})})
+
+    def last_event_id(self) -> int:
+        """The newest event's id; 0 when there is none."""
+        return int(self._rows("select coalesce(max(id), 0) as id from events")[0]["id"])
+
+    def events(self, since: int, limit: int, level: str | None, kind: str | None) -> list[Event]:
+        """The newest `limit` events after `since`, oldest first."""
+        rows = self._rows(
+            "select * from (select * from events where id > ?1 and (?2 is null or level = ?2)"
+            " and (?3 is null or kind = ?3) order by id desc limit ?4) order by id",
+            since,
+            level,
+            kind,
+            limit,
+        )
+        return [_event(row) for row in rows]
+
+    def trim(self, keep_decisions: int, keep_events: int) -> None:
+        """Drop the oldest decisions and events over the given numbers."""
+        with self._db.atomic():
+            self._db.execute(
+                "delete from decisions where id not in (select id from decisions order by time_s desc limit ?)",
+                [keep_decisions],
+            )
+            self._db.execute("delete from events where id <= (select max(id) from events) - ?", [keep_events])
+
+
+class _EventData(BaseModel):
+    data: dict[str, Any]
+
+
+def _event(row: dict[str, Any]) -> Event:
+    data = _EventData.model_validate_json(row["data"]).data
+    return Event(
+        id=row["id"], time_s=row["time_s"], level=row["level"], kind=row["kind"], message=row["message"], data=data
+    )

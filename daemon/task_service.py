@@ -1,0 +1,273 @@
+"""Tasks, their patches and the ladders that follow from patches in force and measured costs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ..policies.decision import Ladder, Rung
+from ..policies.errors import BadInputError, ConflictError, NotFoundError
+from ..policies.labels import imagenet_labels
+from ..policies.task import PatchMetadata, RungResult, TaskSpec
+from .api.schemas import CostView, PatchView, TaskCreate
+from .data_labels import labels_of
+from .events import EventLog
+from .store import Store
+from .workers.protocol import RungRef
+
+BASES = ("lite0", "lite1", "lite2")
+IMAGENET_RESOLUTIONS = (224, 192, 160, 128, 96)
+
+
+class TaskService:
+    """Owns the tables of tasks, patches, rungs and costs, and keeps what it read from them in memory."""
+
+    def __init__(self, store: Store, events: EventLog) -> None:
+        self._store, self._events = store, events
+        self._tasks = {spec.name: (spec, created_s) for spec, created_s in store.tasks()}
+        self._costs = {(cost.base, cost.resolution): cost for cost in store.costs()}
+        self._ladders: dict[str, Ladder] = {}
+        if "imagenet" not in self._tasks:
+            spec = TaskSpec(
+                name="imagenet", labels=imagenet_labels(), resolutions=IMAGENET_RESOLUTIONS, data=None, builtin=True
+            )
+            self._add(spec)
+        self._rebuild()
+
+    # tasks
+
+    @property
+    def tasks(self) -> dict[str, tuple[TaskSpec, float]]:
+        """All tasks by name, with the time they were added."""
+        return dict(self._tasks)
+
+    @property
+    def ladders(self) -> dict[str, Ladder]:
+        """The ladder of each task that can answer."""
+        return self._ladders
+
+    def task(self, name: str) -> TaskSpec:
+        """A task by name. Raises NotFoundError."""
+        found = self._tasks.get(name)
+        if found is None:
+            known = ", ".join(sorted(self._tasks))
+            raise NotFoundError(f"There is no task named '{name}'.", hint=f"Known tasks: {known}.")
+        return found[0]
+
+    def create(self, request: TaskCreate) -> TaskSpec:
+        """Add a task. Raises ConflictError, BadInputError or DataSetError."""
+        if request.name in self._tasks:
+            raise ConflictError(f"A task named '{request.name}' exists already.", hint="Choose another name.")
+        if request.base not in BASES:
+            raise BadInputError(f"There is no base '{request.base}'.", hint=f"Known bases: {', '.join(BASES)}.")
+        if request.data is None and len(request.labels) < 2:
+            raise BadInputError("A task needs a data set or at least two labels.", hint="Give data or labels.")
+        if request.data is not None and not request.data.startswith("sklearn:"):
+            request = request.model_copy(update={"data": str(Path(request.data).absolute())})
+        labels = labels_of(request.data) if request.data is not None else request.labels
+        if request.labels and tuple(request.labels) != tuple(labels):
+            raise BadInputError(
+                f"The labels given differ from those of the data set {request.data}: {', '.join(labels)}.",
+                hint="Leave the labels out, or give them in this order.",
+            )
+        spec = TaskSpec(
+            name=request.name,
+            base=request.base,
+            labels=labels,
+            resolutions=tuple(sorted(set(request.resolutions), reverse=True)),
+            data=request.data,
+            preprocessing=request.preprocessing,
+        )
+        self._add(spec)
+        self._events.emit("task.added", f"Task {spec.name} with {len(labels)} labels was added.", task=spec.name)
+        return spec
+
+    def remove(self, name: str) -> None:
+        """Remove a task. Its patches stay and can be exported. Raises NotFoundError or ConflictError."""
+        if self.task(name).builtin:
+            raise ConflictError(f"The task '{name}' is built in and cannot be removed.")
+        self._store.delete_task(name)
+        del self._tasks[name]
+        self._rebuild()
+        self._events.emit("task.removed", f"Task {name} was removed.", task=name)
+
+    def _add(self, spec: TaskSpec) -> None:
+        created_s = time.time()
+        self._store.put_task(spec, created_s)
+        self._tasks[spec.name] = (spec, created_s)
+
+    # patches
+
+    def patches(self, task: str | None = None) -> tuple[PatchView, ...]:
+        """Stored patches, oldest first."""
+        in_force = {row["patch_id"] for row in self._store.rungs()}
+        return tuple(
+            PatchView(id=row["id"], bytes=row["bytes"], in_force=row["id"] in in_force, metadata=row["metadata"])
+            for row in self._store.patches(task)
+        )
+
+    def patch(self, patch_id: str) -> PatchView:
+        """A patch by id or by a unique prefix of at least four characters. Raises NotFoundError or ConflictError."""
+        found = [patch for patch in self.patches() if patch.id.startswith(patch_id)] if len(patch_id) >= 4 else []
+        if not found:
+            raise NotFoundError(
+                f"There is no patch '{patch_id}'.", hint="`patchctl patch list` shows them; four characters suffice."
+            )
+        if len(found) > 1:
+            raise ConflictError(f"'{patch_id}' fits {len(found)} patches.", hint="Give more characters.")
+        return found[0]
+
+    def add_patch(self, patch_id: str, size: int, metadata: PatchMetadata) -> tuple[bool, str]:
+        """Register a patch file; put it in force where it is better on validation data than the one before.
+
+        Returns whether it is in force now, and why. Raises BadInputError when it does not fit its task.
+        """
+        spec = self.task(metadata.task)
+        if metadata.labels != spec.labels or metadata.base != spec.base:
+            raise BadInputError(
+                f"The patch was made for base {metadata.base} and {len(metadata.labels)} labels; "
+                f"task '{spec.name}' has base {spec.base} and {len(spec.labels)} labels, or other ones.",
+                hint="Add a task with the patch's own base and labels first.",
+            )
+        if metadata.resolution not in spec.resolutions:
+            raise BadInputError(
+                f"The patch is for {metadata.resolution} px, which is no rung of task '{spec.name}' "
+                f"({', '.join(map(str, spec.resolutions))} px)."
+            )
+        training = metadata.training
+        validation = None if training is None else training.validation.accuracy
+        before = next(
+            (
+                row
+                for row in self._store.rungs()
+                if (row["task"], row["resolution"]) == (spec.name, metadata.resolution)
+            ),
+            None,
+        )
+        better, note = _better(validation, before, patch_id)
+        with self._store.transaction():
+            self._store.put_patch(patch_id, size, metadata)
+            if better:
+                test = None if training is None else training.test
+                self._store.put_rung(
+                    {
+                        "task": spec.name,
+                        "resolution": metadata.resolution,
+                        "patch_id": patch_id,
+                        "accuracy": None if test is None else test.accuracy,
+                        "accuracy_samples": None if test is None else test.samples,
+                        "validation": validation,
+                        "since_s": time.time(),
+                    }
+                )
+        self._rebuild()
+        self._events.emit(
+            "patch.published" if better else "patch.stored",
+            f"Patch {patch_id[:12]} of task {spec.name} at {metadata.resolution} px: {note}",
+            task=spec.name,
+            patch=patch_id,
+            resolution=metadata.resolution,
+        )
+        return better, note
+
+    def take_result(self, result: RungResult, metadata: PatchMetadata) -> RungResult:
+        """Register what a training job made; the result comes back with whether it is in force."""
+        published, note = self.add_patch(result.patch_id, result.bytes, metadata)
+        return result.model_copy(update={"published": published, "note": note})
+
+    def remove_patch(self, patch_id: str) -> str:
+        """Remove a patch, its rung and its file; the id in full comes back."""
+        full = self.patch(patch_id).id
+        with self._store.transaction():
+            self._store.delete_rungs_of_patch(full)
+            self._store.delete_patch(full)
+        self._store.patch_file(full).unlink(missing_ok=True)
+        self._rebuild()
+        self._events.emit("patch.removed", f"Patch {full[:12]} was removed.", patch=full)
+        return full
+
+    def clean_up(self) -> int:
+        """Remove patch files that no row knows and that are older than an hour; their number comes back."""
+        known = {row["id"] for row in self._store.patches()}
+        removed = 0
+        for path in self._store.patches_dir.iterdir():
+            if path.stem not in known and path.stat().st_mtime < time.time() - 3600:
+                path.unlink(missing_ok=True)
+                removed += 1
+        return removed
+
+    # ladders and costs
+
+    @property
+    def costs(self) -> tuple[CostView, ...]:
+        """All measured costs."""
+        return tuple(self._costs.values())
+
+    def put_costs(self, costs: tuple[CostView, ...]) -> None:
+        """Store measured costs and price the ladders anew."""
+        with self._store.transaction():
+            for cost in costs:
+                self._store.put_cost(cost)
+                self._costs[(cost.base, cost.resolution)] = cost
+        self._rebuild()
+
+    def unmeasured(self, base: str) -> tuple[int, ...]:
+        """Resolutions that some task of this base may run at and whose cost is not known."""
+        wanted = {side for spec, _ in self._tasks.values() if spec.base == base for side in spec.resolutions}
+        return tuple(sorted(side for side in wanted if (base, side) not in self._costs))
+
+    def rung_ref(self, task: str, resolution: int) -> RungRef:
+        """What the inference worker needs to run a rung. Raises NotFoundError when the task has no such rung."""
+        spec = self.task(task)
+        ladder = self._ladders.get(task)
+        rung = next((r for r in ladder.rungs if r.resolution == resolution), None) if ladder else None
+        if rung is None:
+            have = ", ".join(str(r.resolution) for r in ladder.rungs) if ladder else "none"
+            raise NotFoundError(f"Task '{task}' has no rung at {resolution} px.", hint=f"Its rungs: {have}.")
+        return RungRef(
+            task=task,
+            base=spec.base,
+            resolution=resolution,
+            patch_file=None if rung.patch_id is None else str(self._store.patch_file(rung.patch_id)),
+            patch_id=rung.patch_id,
+            labels=len(spec.labels),
+            preprocessing=spec.preprocessing,
+        )
+
+    def _rebuild(self) -> None:
+        """Ladders anew: the base as it is for built-in tasks, patches in force for all."""
+        rungs: dict[str, dict[int, Rung]] = {name: {} for name in self._tasks}
+        for name, (spec, _) in self._tasks.items():
+            if spec.builtin:
+                rungs[name] = {side: Rung(resolution=side) for side in spec.resolutions}
+        for row in self._store.rungs():
+            if row["task"] in rungs:
+                rungs[row["task"]][row["resolution"]] = Rung(
+                    resolution=row["resolution"],
+                    patch_id=row["patch_id"],
+                    accuracy=row["accuracy"],
+                    accuracy_samples=row["accuracy_samples"],
+                )
+        self._ladders = {
+            name: Ladder(task=name, rungs=tuple(self._priced(name, rung) for _, rung in sorted(found.items())))
+            for name, found in rungs.items()
+            if found
+        }
+
+    def _priced(self, task: str, rung: Rung) -> Rung:
+        cost = self._costs.get((self._tasks[task][0].base, rung.resolution))
+        return rung if cost is None else rung.model_copy(update={"cost_ms": cost.median_ms})
+
+
+def _better(validation: float | None, before: dict[str, object] | None, patch_id: str) -> tuple[bool, str]:
+    if before is None:
+        return True, "in force, the first of its rung."
+    if before["patch_id"] == patch_id:
+        return True, "in force already."
+    old = before["validation"]
+    if validation is None:
+        return False, "stored; it has no validation accuracy to compare with the one in force."
+    if not isinstance(old, float) or validation > old:
+        shown = f"{old:.3f}" if isinstance(old, float) else "unknown"
+        return True, f"in force; validation accuracy {validation:.3f} against {shown}."
+    return False, f"stored, not in force; validation accuracy {validation:.3f} against {old:.3f}."

@@ -1,0 +1,355 @@
+"""Training jobs: which runs, when it may, under which plan, and what becomes of it.
+
+One slice at a time runs in the training worker. Whatever the worker has not reported when it dies is done again from
+its last checkpoint; whatever it has reported is in the state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import Literal
+
+from ..policies.decision import TrainingPlan
+from ..policies.errors import BadInputError, ConflictError, NotFoundError, PatchdError
+from ..policies.task import JobProgress, JobState, PatchKind, PatchMetadata, TrainSpec
+from .api.schemas import JobView, WorkerStatus
+from .deciding import DecisionService
+from .events import EventLog
+from .policy_service import PolicyService
+from .store import Store
+from .task_service import TaskService
+from .worker_process import WorkerProcess
+from .workers.protocol import (
+    JobDone,
+    JobFailed,
+    Message,
+    Progress,
+    RungDone,
+    RunSlice,
+    SliceDone,
+    StartJob,
+    YieldSlice,
+)
+
+FINAL = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+CRASHES_BEFORE_FAILURE = 3  # in a row without a finished slice between them
+CRASH_PAUSE_S = 2.0
+
+
+class TrainingService:
+    """Owns the training worker and the jobs. `tick` is called once a sampling period."""
+
+    def __init__(
+        self,
+        store: Store,
+        events: EventLog,
+        tasks: TaskService,
+        deciding: DecisionService,
+        policies: PolicyService,
+        threads: int,
+    ) -> None:
+        self._store, self._events, self._tasks = store, events, tasks
+        self._deciding, self._policies, self._threads = deciding, policies, threads
+        self._worker = WorkerProcess("training", self._on_message, self._on_exit)
+        self._jobs = {job.id: job for job in store.jobs()}
+        self._active: str | None = None
+        self._slice_plan: TrainingPlan | None = None
+        self._yielding = False
+        self._crashes = 0
+        self._not_before_s = 0.0
+        self._stopping = False
+        self._expected_exit = False
+        self._busy = asyncio.Lock()
+        for job in self._jobs.values():
+            if job.state is JobState.RUNNING:  # the daemon died in the middle; the checkpoint knows how far it came
+                self._update(job, state=JobState.QUEUED)
+                events.emit("job.recovered", f"Job {job.id} goes on from its last checkpoint.", job=job.id)
+
+    # what callers ask for
+
+    def submit(self, spec: TrainSpec) -> JobView:
+        """Queue a job. Raises NotFoundError or BadInputError."""
+        task = self._tasks.task(spec.task)
+        if task.data is None:
+            raise BadInputError(f"Task '{task.name}' has no data set to train on.", hint="Add a task with --data.")
+        if PatchKind.BASE_FRACTION in spec.kinds:
+            raise BadInputError(
+                "The kind base_fraction cannot be asked for: the training allocation decides what is unfrozen.",
+                hint="See max_fraction in docs/policy.md.",
+            )
+        if not spec.kinds:
+            raise BadInputError("A job needs at least one patch kind.", hint="For example scale_bias,head.")
+        wrong = [side for side in spec.resolutions if side not in task.resolutions]
+        if wrong:
+            raise BadInputError(
+                f"Task '{task.name}' has no rung at {wrong[0]} px.",
+                hint=f"Its rungs: {', '.join(map(str, task.resolutions))}.",
+            )
+        spec = spec.model_copy(update={"resolutions": spec.resolutions or task.resolutions})
+        now = time.time()
+        job = JobView(
+            id=f"job-{secrets.token_hex(4)}",
+            state=JobState.QUEUED,
+            spec=spec,
+            created_s=now,
+            updated_s=now,
+            progress=JobProgress(rungs=len(spec.resolutions), resolution=spec.resolutions[0], epochs=spec.epochs),
+        )
+        self._store.put_job(job)
+        self._jobs[job.id] = job
+        self._events.emit("job.queued", f"Job {job.id} trains {spec.task}.", job=job.id, task=spec.task)
+        return self.job(job.id)
+
+    def job(self, job_id: str) -> JobView:
+        """A job by id, with why it waits. Raises NotFoundError."""
+        job = self._jobs.get(job_id)
+        if job is None:
+            raise NotFoundError(f"There is no job '{job_id}'.", hint="`patchctl train list` shows them.")
+        return job.model_copy(update={"waiting": self._waiting_for(job)})
+
+    def jobs(self) -> tuple[JobView, ...]:
+        """All jobs, oldest first."""
+        return tuple(self.job(job_id) for job_id in self._jobs)
+
+    def pause(self, job_id: str) -> JobView:
+        """Stop advancing a job until it is resumed. Raises ConflictError when it has ended."""
+        job = self._open(job_id)
+        self._update(job, state=JobState.PAUSED)
+        self._yield(job_id)
+        self._events.emit("job.paused", f"Job {job_id} is paused.", job=job_id)
+        return self.job(job_id)
+
+    def resume(self, job_id: str) -> JobView:
+        """Let a paused job go on. Raises ConflictError when it is not paused."""
+        job = self._open(job_id)
+        if job.state is not JobState.PAUSED:
+            raise ConflictError(f"Job {job_id} is {job.state}, not paused.")
+        self._update(job, state=JobState.QUEUED)
+        self._events.emit("job.resumed", f"Job {job_id} goes on.", job=job_id)
+        return self.job(job_id)
+
+    def cancel(self, job_id: str) -> JobView:
+        """End a job; the rungs it has finished stay. Raises ConflictError when it has ended."""
+        job = self._open(job_id)
+        self._update(job, state=JobState.CANCELLED)
+        self._yield(job_id)
+        if self._active != job_id:
+            self._forget_checkpoint(job_id)
+        self._events.emit("job.cancelled", f"Job {job_id} is cancelled.", job=job_id)
+        return self.job(job_id)
+
+    def jobs_of(self, task: str) -> tuple[JobView, ...]:
+        """Jobs of a task that have not ended."""
+        return tuple(job for job in self._jobs.values() if job.spec.task == task and job.state not in FINAL)
+
+    # the loop
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the worker while it lives."""
+        return self._worker.pid
+
+    def status(self) -> WorkerStatus:
+        """The worker at a glance."""
+        state: Literal["stopped", "starting", "ready", "busy"] = "stopped"
+        if self._worker.running:
+            state = "busy" if self._slice_plan is not None else "ready"
+        elif self._worker.pid is not None:
+            state = "starting"
+        return WorkerStatus(
+            name="training",
+            state=state,
+            pid=self._worker.pid,
+            engine=self._worker.ready.engine if self._worker.ready else None,
+            threads=self._worker.ready.threads if self._worker.ready else None,
+            started_s=self._worker.started_s if self._worker.pid else None,
+            restarts=max(0, self._worker.restarts),
+            in_flight=1 if self._slice_plan is not None else 0,
+        )
+
+    async def tick(self) -> None:
+        """Start, go on with, yield or stop training as the decision in force allows."""
+        if self._stopping or self._busy.locked():
+            return
+        async with self._busy:
+            await self._advance()
+
+    async def _advance(self) -> None:
+        plan = self._plan()
+        if self._slice_plan is not None:
+            if plan.paused or (plan.reach, plan.fraction) != (self._slice_plan.reach, self._slice_plan.fraction):
+                self._yield(self._active)
+            return
+        job = self._next()
+        if job is None:
+            if self._worker.running:
+                self._active, self._expected_exit = None, True
+                await self._worker.stop(5.0)
+            return
+        if plan.paused or time.monotonic() < self._not_before_s:
+            return
+        try:
+            await self._run(job, plan)
+        except PatchdError as error:
+            self._events.emit("job.delayed", f"Job {job.id} waits: {error}", level="error", job=job.id)
+            self._not_before_s = time.monotonic() + (error.retry_after_s or CRASH_PAUSE_S)
+
+    async def _run(self, job: JobView, plan: TrainingPlan) -> None:
+        if self._worker.running and self._active != job.id:
+            self._expected_exit = True
+            await self._worker.stop(5.0)
+        if not self._worker.running:
+            self._expected_exit = False
+            await self._worker.start(self._threads)
+            self._active = job.id
+            checkpoint = self._store.jobs_dir / job.id
+            checkpoint.mkdir(mode=0o700, exist_ok=True)
+            self._worker.send(
+                StartJob(
+                    job_id=job.id,
+                    task=self._tasks.task(job.spec.task),
+                    spec=job.spec,
+                    checkpoint_dir=str(checkpoint),
+                    patches_dir=str(self._store.patches_dir),
+                )
+            )
+        self._slice_plan, self._yielding = plan, False
+        self._worker.send(RunSlice(seconds=self._policies.policy.training.slice_s, plan=plan))
+        if self._jobs[job.id].state is JobState.QUEUED:
+            self._update(self._jobs[job.id], state=JobState.RUNNING)
+            self._events.emit("job.started", f"Job {job.id} trains.", job=job.id, reach=plan.reach)
+
+    def _next(self) -> JobView | None:
+        runnable = [job for job in self._jobs.values() if job.state in (JobState.RUNNING, JobState.QUEUED)]
+        running = [job for job in runnable if job.id == self._active]
+        return running[0] if running else next(iter(runnable), None)
+
+    def _plan(self) -> TrainingPlan:
+        decision = self._deciding.current
+        return TrainingPlan(paused=True) if decision is None else decision.plan.plan
+
+    def _waiting_for(self, job: JobView) -> str | None:
+        if job.state in FINAL:
+            return None
+        if job.state is JobState.PAUSED:
+            return "paused by request"
+        decision = self._deciding.current
+        if decision is None:
+            return "nothing has been decided yet"
+        if decision.plan.plan.paused:
+            return decision.plan.text
+        if self._active is not None and self._active != job.id:
+            return f"job {self._active} trains first"
+        return None
+
+    def _yield(self, job_id: str | None) -> None:
+        if self._slice_plan is not None and self._active == job_id and not self._yielding:
+            self._yielding = True
+            self._worker.send(YieldSlice())
+
+    async def drain(self, timeout_s: float) -> None:
+        """Yield the slice in hand and stop the worker; what it had not checkpointed is done again later."""
+        self._stopping = True
+        async with self._busy:
+            self._expected_exit = True
+            await self._worker.stop(timeout_s)
+
+    # what the worker says
+
+    def _on_message(self, message: Message, _payload: bytes) -> None:
+        job = self._jobs.get(self._active or "")
+        if job is None:
+            return
+        match message:
+            case Progress():
+                self._jobs[job.id] = job.model_copy(update={"progress": message.progress, "updated_s": time.time()})
+            case RungDone():
+                self._rung_done(job, message)
+            case SliceDone():
+                self._slice_ended(job, message)
+                self._jobs[job.id] = self._jobs[job.id].model_copy(update={"progress": message.progress})
+                self._update(self._jobs[job.id])
+            case JobDone():
+                self._slice_ended(job, message)
+                if self._jobs[job.id].state is not JobState.CANCELLED:
+                    self._update(self._jobs[job.id], state=JobState.DONE)
+                    self._events.emit("job.done", f"Job {job.id} is done.", job=job.id)
+                self._forget_checkpoint(job.id)
+            case JobFailed():
+                self._slice_plan = None
+                self._update(job, state=JobState.FAILED, error=message.message)
+                self._events.emit("job.failed", f"Job {job.id} failed: {message.message}", level="error", job=job.id)
+                self._forget_checkpoint(job.id)
+            case _:
+                pass
+
+    def _rung_done(self, job: JobView, message: RungDone) -> None:
+        if any(result.patch_id == message.result.patch_id for result in job.results):
+            return  # sent again after a restart
+        metadata = PatchMetadata.model_validate_json(message.metadata_json)
+        try:
+            result = self._tasks.take_result(message.result, metadata)
+        except PatchdError as error:
+            result = message.result.model_copy(update={"note": str(error)})
+            self._events.emit("patch.refused", str(error), level="warning", job=job.id)
+        self._store.put_job_result(job.id, result)
+        others = tuple(r for r in job.results if r.resolution != result.resolution)
+        self._jobs[job.id] = job.model_copy(update={"results": (*others, result)})
+        self._deciding.refresh()
+
+    def _slice_ended(self, job: JobView, message: SliceDone | JobDone) -> None:
+        self._slice_plan, self._crashes = None, 0
+        self._jobs[job.id] = job.model_copy(
+            update={
+                "seconds": job.seconds + message.seconds,
+                "cpu_seconds": job.cpu_seconds + message.cpu_seconds,
+                "slices": job.slices + 1,
+            }
+        )
+        if job.state in FINAL:
+            self._update(self._jobs[job.id])
+            self._forget_checkpoint(job.id)
+
+    def _on_exit(self, code: int) -> None:
+        job = self._jobs.get(self._active or "")
+        was_training, self._slice_plan, self._active = self._slice_plan is not None, None, None
+        if self._expected_exit or job is None:
+            return
+        self._crashes += 1
+        self._not_before_s = time.monotonic() + CRASH_PAUSE_S * self._crashes
+        self._events.emit(
+            "worker.crashed",
+            f"The training worker died with exit status {code}; job {job.id} goes on from its last checkpoint.",
+            level="error",
+            job=job.id,
+            exit_status=code,
+        )
+        if job.state in FINAL:
+            self._forget_checkpoint(job.id)
+        elif was_training and self._crashes >= CRASHES_BEFORE_FAILURE:
+            sentence = f"The training worker died {self._crashes} times in a row (last exit status {code})."
+            self._update(job, state=JobState.FAILED, error=sentence)
+            self._events.emit("job.failed", f"Job {job.id} failed: {sentence}", level="error", job=job.id)
+
+    def _forget_checkpoint(self, job_id: str) -> None:
+        shutil.rmtree(Path(self._store.jobs_dir / job_id), ignore_errors=True)
+
+    def _open(self, job_id: str) -> JobView:
+        job = self.job(job_id)
+        if job.state in FINAL:
+            raise ConflictError(f"Job {job_id} has ended: {job.state}.")
+        return self._jobs[job_id]
+
+    def _update(self, job: JobView, *, state: JobState | None = None, error: str | None = None) -> None:
+        changes: dict[str, object] = {"updated_s": time.time()}
+        if state is not None:
+            changes["state"] = state
+        if error is not None:
+            changes["error"] = error
+        updated = job.model_copy(update=changes)
+        self._store.put_job(updated)
+        self._jobs[job.id] = updated

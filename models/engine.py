@@ -1,0 +1,78 @@
+"""Engines run a patched base on a batch. torch is the reference: any device, every patch kind."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..policies.errors import BadInputError
+from .bases import Base
+from .patched import PatchedNetwork
+from .patches.patch import Patch
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRun:
+    """One batch's outcome: logits [N, classes], and where the time went in milliseconds."""
+
+    logits: Tensor
+    bind_ms: float
+    network_ms: float
+
+
+class Engine(Protocol):
+    """One base, ready to run with any patch that fits it."""
+
+    @property
+    def name(self) -> str:
+        """The engine's name as shown to users."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Threads that one batch is spread over."""
+        ...
+
+    def run(self, inputs: Tensor, patch: Patch | None = None) -> EngineRun:
+        """Logits and timing of float32 `inputs` [N, 3, R, R] under `patch` (None: the base as it is)."""
+        ...
+
+    def predict(self, inputs: Tensor, patch: Patch | None = None) -> Tensor:
+        """Probabilities [N, classes] of the same."""
+        ...
+
+
+class TorchEngine:
+    """Eager torch in channels_last. The thread count is the process's: set by the engine made last."""
+
+    name = "torch"
+
+    def __init__(self, base: Base, threads: int) -> None:
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
+        self.threads = threads
+        self.patched = PatchedNetwork(base)
+
+    def run(self, inputs: Tensor, patch: Patch | None = None) -> EngineRun:
+        """See `Engine.run`. The patch stays bound until another is asked for. Raises BadInputError for a wrong shape."""
+        if inputs.dim() != 4 or inputs.shape[1] != 3:
+            raise BadInputError(f"A batch of images has shape [N, 3, R, R], not {list(inputs.shape)}.")
+        start = time.perf_counter()
+        if patch is None:
+            self.patched.remove()
+        else:
+            self.patched.apply(patch)
+        bound = time.perf_counter()
+        with torch.inference_mode():
+            logits: Tensor = self.patched.network(inputs.contiguous(memory_format=torch.channels_last))
+        done = time.perf_counter()
+        return EngineRun(logits, (bound - start) * 1e3, (done - bound) * 1e3)
+
+    def predict(self, inputs: Tensor, patch: Patch | None = None) -> Tensor:
+        """See `Engine.predict`."""
+        return self.run(inputs, patch).logits.softmax(1)

@@ -1,0 +1,100 @@
+"""A base with at most one patch bound to it, by swapping tensors in the modules' tables.
+
+Nothing of the base is ever written: binding puts the patch's tensors where the base's stood, removing puts the base's
+own tensor objects back. So a removed patch leaves every bit and every storage as it was, and swapping costs microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from ..policies.errors import PatchMismatchError
+from .bases import Base
+from .patches.patch import Patch
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """One place where a tensor stands: a module's table of parameters or buffers, and the key in it."""
+
+    table: dict[str, Any]
+    key: str
+    base: Tensor
+    patch: Tensor
+
+
+class PatchedNetwork:
+    """Binds patches to one base. Not safe for use from several threads at once.
+
+    Patches must fit the base (`check_fits`); `load_patch(path, base)` has checked that already. Bound parameters are
+    new `nn.Parameter` objects over the patch's own storage, without gradient unless the caller asks for it.
+    """
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+        self.network = base.network
+        self._active: Patch | None = None
+        self._bound: tuple[_Slot, ...] = ()
+        self._prepared: WeakKeyDictionary[Patch, tuple[_Slot, ...]] = WeakKeyDictionary()
+
+    @property
+    def active(self) -> Patch | None:
+        """The patch in force; None is the base as it is."""
+        return self._active
+
+    def apply(self, patch: Patch) -> None:
+        """Bind `patch` in place of whatever was bound. Raises PatchMismatchError when a tensor has no place."""
+        if patch is self._active:
+            return
+        slots = self._prepared.get(patch)
+        if slots is None:
+            self.remove()  # the base's own tensors must be in place to be remembered
+            slots = self._prepared[patch] = self._prepare(patch)
+        else:
+            self.remove()
+        for slot in slots:
+            slot.table[slot.key] = slot.patch
+        self._bound, self._active = slots, patch
+
+    def remove(self) -> None:
+        """Put the base's own tensors back. Does nothing when no patch is bound."""
+        for slot in self._bound:
+            slot.table[slot.key] = slot.base
+        self._bound, self._active = (), None
+
+    @contextmanager
+    def patched(self, patch: Patch | None) -> Iterator[nn.Module]:
+        """Bind `patch` (None: no patch) for the body, then restore what was bound before."""
+        before = self._active
+        self._switch(patch)
+        try:
+            yield self.network
+        finally:
+            self._switch(before)
+
+    def _switch(self, patch: Patch | None) -> None:
+        if patch is None:
+            self.remove()
+        else:
+            self.apply(patch)
+
+    def _prepare(self, patch: Patch) -> tuple[_Slot, ...]:
+        modules = dict(self.network.named_modules())
+        slots = []
+        for name, tensor in patch.tensors.items():
+            path, _, leaf = name.rpartition(".")
+            module = modules.get(path)
+            if module is not None and module._parameters.get(leaf) is not None:
+                bound = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)
+                slots.append(_Slot(module._parameters, leaf, module.get_parameter(leaf), bound))
+            elif module is not None and module._buffers.get(leaf) is not None:
+                slots.append(_Slot(module._buffers, leaf, module.get_buffer(leaf), tensor))
+            else:
+                raise PatchMismatchError(f"The base has no tensor '{name}' that the patch could take the place of.")
+        return tuple(slots)
