@@ -38,7 +38,6 @@ class DecisionService:
         self._costs = TrainingCosts()
         self._count = 0
         self._prefix = f"{int(time.time()):x}"
-        self._findings: set[str] = set()
         self._listeners: list[Callable[[Decision], None]] = []
         self.snapshot: Snapshot | None = None
         self.current: Decision | None = None
@@ -52,10 +51,6 @@ class DecisionService:
         """One turn of the loop."""
         now_s = time.time()
         device = self._monitor.sample(now_s)
-        for finding in self._monitor.findings:
-            if finding not in self._findings:
-                self._findings.add(finding)
-                self._events.emit("monitor.finding", finding, level="warning")
         playing = self._player.name
         self.snapshot = self._player.overlay(device, now_s)
         if playing is not None and self._player.name is None:
@@ -109,7 +104,8 @@ class DecisionService:
 
         Raises NotFoundError when it is not stored.
         """
-        if decision_id is None and time_s is None or (self.current is not None and decision_id == self.current.id):
+        now = decision_id is None and time_s is None
+        if now or (self.current is not None and decision_id == self.current.id):
             if self.current is None or self.snapshot is None:
                 raise NotFoundError("Nothing has been decided yet.", hint="Ask again in a second.")
             found = (self.current, self.snapshot, self._policies.state)

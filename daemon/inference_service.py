@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from ..policies.decision import Decision
@@ -26,9 +27,11 @@ from .events import EventLog
 from .task_service import TaskService
 from .worker_process import WorkerProcess
 from .workers.protocol import (
+    CheckPatch,
     InferRequest,
     InferResult,
     Message,
+    PatchChecked,
     ProfileRequest,
     ProfileResult,
     RungCost,
@@ -39,6 +42,8 @@ from .workers.protocol import (
 LATENCY_WINDOW = 512  # requests of a rung that its quantiles are taken over
 REMEMBERED_REQUESTS = 10_000  # request ids that `explain --request` can still resolve
 PROFILE_TIMEOUT_S = 120.0
+
+Answer = InferResult | ProfileResult | PatchChecked
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class InferenceService:
         self._threads, self._queue_limit, self._max_pixels = threads, queue_limit, max_pixels
         self._worker = WorkerProcess("inference", self._on_message, self._on_exit)
         self._ids = itertools.count(1)
-        self._pending: dict[int, asyncio.Future[InferResult | ProfileResult]] = {}
+        self._pending: dict[int, asyncio.Future[Answer]] = {}
         self._waiting = 0
         self._profile_lock = asyncio.Lock()
         self._windows: dict[tuple[str, int], _Window] = {}
@@ -179,6 +184,11 @@ class InferenceService:
             )
         return self._requests[request_id]
 
+    async def check_patch(self, base: str, file: Path) -> None:
+        """Have the worker check a patch file against its base. Raises PatchMismatchError where it does not fit."""
+        await self._ensure_worker(base)
+        await self._call(CheckPatch(id=next(self._ids), base=base, patch_file=str(file)))
+
     # profile
 
     async def profile(self, base: str, resolutions: Sequence[int], repeats: int) -> None:
@@ -188,7 +198,7 @@ class InferenceService:
 
     async def _measure(self, base: str, resolutions: Sequence[int], repeats: int) -> None:
         request = ProfileRequest(id=next(self._ids), base=base, resolutions=tuple(resolutions), repeats=repeats)
-        result = await asyncio.wait_for(self._call(request, b""), PROFILE_TIMEOUT_S)
+        result = await asyncio.wait_for(self._call(request), PROFILE_TIMEOUT_S)
         if not isinstance(result, ProfileResult):
             raise WorkerCrashedError("The inference worker answered out of turn.", retry_after_s=1.0)
         now = time.time()
@@ -290,8 +300,8 @@ class InferenceService:
         self._expected_exit = True
         await self._worker.stop(max(0.5, deadline - time.monotonic()))
 
-    async def _call(self, request: InferRequest | ProfileRequest, payload: bytes) -> InferResult | ProfileResult:
-        future: asyncio.Future[InferResult | ProfileResult] = asyncio.get_running_loop().create_future()
+    async def _call(self, request: InferRequest | ProfileRequest | CheckPatch, payload: bytes = b"") -> Answer:
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._pending[request.id] = future
         try:
             self._worker.send(request, payload)
@@ -300,7 +310,7 @@ class InferenceService:
             self._pending.pop(request.id, None)
 
     def _on_message(self, message: Message, _payload: bytes) -> None:
-        if not isinstance(message, InferResult | ProfileResult | WorkerError):
+        if not isinstance(message, InferResult | ProfileResult | PatchChecked | WorkerError):
             return
         future = self._pending.get(message.id)
         if future is None or future.done():

@@ -117,11 +117,8 @@ class TaskService:
             raise ConflictError(f"'{patch_id}' fits {len(found)} patches.", hint="Give more characters.")
         return found[0]
 
-    def add_patch(self, patch_id: str, size: int, metadata: PatchMetadata) -> tuple[bool, str]:
-        """Register a patch file; put it in force where it is better on validation data than the one before.
-
-        Returns whether it is in force now, and why. Raises BadInputError when it does not fit its task.
-        """
+    def check_fits(self, metadata: PatchMetadata) -> TaskSpec:
+        """The task a patch is for. Raises NotFoundError, or BadInputError when the patch does not fit it."""
         spec = self.task(metadata.task)
         if metadata.labels != spec.labels or metadata.base != spec.base:
             raise BadInputError(
@@ -134,6 +131,14 @@ class TaskService:
                 f"The patch is for {metadata.resolution} px, which is no rung of task '{spec.name}' "
                 f"({', '.join(map(str, spec.resolutions))} px)."
             )
+        return spec
+
+    def add_patch(self, patch_id: str, size: int, metadata: PatchMetadata) -> tuple[bool, str]:
+        """Register a patch file; put it in force where it is better on validation data than the one before.
+
+        Returns whether it is in force now, and why. Raises BadInputError when it does not fit its task.
+        """
+        spec = self.check_fits(metadata)
         training = metadata.training
         validation = None if training is None else training.validation.accuracy
         before = next(

@@ -59,7 +59,10 @@ class TorchEngine:
         self.patched = PatchedNetwork(base)
 
     def run(self, inputs: Tensor, patch: Patch | None = None) -> EngineRun:
-        """See `Engine.run`. The patch stays bound until another is asked for. Raises BadInputError for a wrong shape."""
+        """See `Engine.run`; the patch stays bound until another is asked for.
+
+        Raises BadInputError when `inputs` has another shape.
+        """
         if inputs.dim() != 4 or inputs.shape[1] != 3:
             raise BadInputError(f"A batch of images has shape [N, 3, R, R], not {list(inputs.shape)}.")
         start = time.perf_counter()

@@ -44,7 +44,7 @@ def evaluate(
     index an image, in the same order. Raises ValueError when the counts differ. Modes (train, eval) are the caller's.
     """
     wanted = torch.as_tensor(labels)
-    batches: Iterable[Tensor] = images.split(batch_size) if isinstance(images, Tensor) else images
+    batches: Iterable[Tensor] = torch.split(images, batch_size) if isinstance(images, Tensor) else images
     correct = done = 0
     with torch.inference_mode():
         for batch in batches:

@@ -1,7 +1,8 @@
 """A base with at most one patch bound to it, by swapping tensors in the modules' tables.
 
-Nothing of the base is ever written: binding puts the patch's tensors where the base's stood, removing puts the base's
-own tensor objects back. So a removed patch leaves every bit and every storage as it was, and swapping costs microseconds.
+Nothing of the base is ever written: binding puts the patch's tensors where the base's stood, removing puts the
+base's own tensor objects back. So a removed patch leaves every bit and every storage as it was, and swapping costs
+microseconds.
 """
 
 from __future__ import annotations

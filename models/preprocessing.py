@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from io import BytesIO
 
@@ -44,13 +45,19 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageFile.ImageFile
     if not data:
         raise BadInputError("The image is empty (0 bytes).", hint=_HINT)
     # The plugin is picked here, not by Image.open, whose own limit on pixels would overrule `max_pixels`.
-    for start, at_eight, plugin in _FORMATS:
-        if data.startswith(start) and data.startswith(at_eight, 8):
-            break
-    else:
+    plugin = next(
+        (p for start, at_eight, p in _FORMATS if data.startswith(start) and data.startswith(at_eight, 8)), None
+    )
+    if plugin is None:
         raise BadInputError(f"The {len(data)} bytes sent are not an image that can be read.", hint=_HINT)
     try:
-        image = plugin(BytesIO(data))
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            image = plugin(BytesIO(data))
+    except Image.DecompressionBombError as error:  # the WebP plugin looks at Pillow's limit before ours
+        raise TooLargeError(
+            f"The image is over the {max_pixels / 1e6:.1f} megapixels that are accepted ({_first_line(error)}).",
+            hint="Send a smaller image.",
+        ) from error
     except Exception as error:  # hostile bytes make decoders raise anything at all
         raise BadInputError(f"The image's header is broken ({_first_line(error)}).", hint=_HINT) from error
     width, height = image.size
@@ -94,8 +101,9 @@ def to_input(image: Image.Image | npt.NDArray[np.uint8], resolution: int, pre: P
     """
     picture = Image.fromarray(image, "RGB") if isinstance(image, np.ndarray) else image
     width, height = picture.size
-    side = pre.crop_fraction * min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
+    # Whole pixels: a crop between two pixels would blur the picture even where no resize is needed.
+    side = max(1, round(pre.crop_fraction * min(width, height)))
+    left, top = (width - side + 1) // 2, (height - side + 1) // 2
     box = (left, top, left + side, top + side)
     resized = picture.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
     # One table look-up a byte does conversion, shift and scale at once.

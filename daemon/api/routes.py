@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from ... import __version__
+from ...policies.decision import Decision
 from ...policies.errors import BadInputError, ConflictError, NotFoundError, PatchMismatchError
 from ...policies.snapshot import Snapshot
 from ...policies.task import PatchMetadata, TrainSpec
@@ -74,8 +75,8 @@ class Routes:
         limit = c.number("limit", 20, 1, 1000)
         return s.DecisionList(decisions=tuple(self._d.store.decisions(limit or 20)))
 
-    async def decision(self, c: Context) -> s.Explain:
-        return self._d.deciding.explain(decision_id=c.path("id"))
+    async def decision(self, c: Context) -> Decision:
+        return self._d.deciding.explain(decision_id=c.path("id")).decision
 
     async def explain(self, c: Context) -> s.Explain:
         decision_id, request_id, at = c.text("decision"), c.text("request"), c.real("at")
@@ -182,6 +183,8 @@ class Routes:
         if fresh:
             await asyncio.to_thread(_write_durably, target, data)
         try:
+            self._d.tasks.check_fits(metadata)
+            await self._d.inference.check_patch(metadata.base, target)
             self._d.tasks.add_patch(patch_id, len(data), metadata)
         except Exception:
             if fresh:
@@ -283,7 +286,7 @@ class Routes:
                 s.DecisionList,
                 query=(("limit", "integer", "at most this many, 1 to 1000; default 20"),),
             ),
-            Route("GET", "/v1/decisions/{id}", "One decision with what it rests on", self.decision, s.Explain),
+            Route("GET", "/v1/decisions/{id}", "One stored decision", self.decision, Decision),
             Route(
                 "GET",
                 "/v1/explain",

@@ -100,7 +100,7 @@ class PatchctlGroup(click.Group):
         super().__init__(*args, **kwargs)
         self._lazy = dict(lazy or {})
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click calls it with the context)
         """All names, in the order of their declaration."""
         return [*self._lazy, *self.commands]
 
@@ -138,7 +138,7 @@ class PatchctlGroup(click.Group):
         args: Sequence[str] | None = None,
         prog_name: str | None = None,
         complete_var: str | None = None,
-        standalone_mode: bool = True,
+        standalone_mode: bool = True,  # noqa: ARG002 (click's signature)
         **extra: Any,
     ) -> Any:
         """Run, and end the process with the documented exit code."""

@@ -13,6 +13,7 @@ from ..client import PatchdClient
 from . import render
 
 if TYPE_CHECKING:
+    from ...policies.decision import TrainingPlan
     from ..api.schemas import JobView
 
 POLL_S = 0.5
@@ -52,6 +53,16 @@ class Eta:
         return (now_s - started_s) / (at.step - first) * (at.steps - at.step)
 
 
+def plan_words(plan: TrainingPlan) -> str:
+    """What a training step may touch, in a few words."""
+    from ...policies.training_plan import HEAD_ONLY
+
+    if plan.paused:
+        return "paused"
+    reach = "head only" if plan.reach >= HEAD_ONLY else f"from block {plan.reach}" if plan.reach else "all blocks"
+    return reach + (f" and {render.percent(plan.fraction)} of the base" if plan.fraction else "")
+
+
 def progress_line(job: JobView, left_s: float | None = None) -> str:
     """Where a job stands, in one line."""
     at = job.progress
@@ -71,8 +82,7 @@ def progress_line(job: JobView, left_s: float | None = None) -> str:
     if at.samples_per_s is not None:
         parts.append(f"{at.samples_per_s:.0f} images/s")
     if at.plan is not None and not at.plan.paused:
-        unfrozen = f", {at.plan.fraction:.0%} of base" if at.plan.fraction else ""
-        parts.append(f"from block {at.plan.reach}{unfrozen}")
+        parts.append(plan_words(at.plan))
     if left_s is not None:
         parts.append(f"{render.duration(left_s)} left")
     if job.state.value == "paused":

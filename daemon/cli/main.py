@@ -35,7 +35,9 @@ _EPILOG = (
 )
 
 
-@click.command(cls=PatchctlGroup, lazy=_COMMANDS, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=PatchctlGroup, lazy=_COMMANDS, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.option(
     "--socket",
     type=click.Path(path_type=Path),

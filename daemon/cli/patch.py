@@ -28,7 +28,7 @@ def patch() -> None:
 @json_option
 @pass_settings
 def list_(settings: Settings, task: str | None, as_json: bool) -> None:
-    """List the stored patches; * marks those in force."""
+    """List the stored patches. * marks those in force."""
     with settings.client() as client:
         if as_json:
             print_body(client.request("GET", "/v1/patches", query={"task": task}))
@@ -41,14 +41,13 @@ def list_(settings: Settings, task: str | None, as_json: bool) -> None:
                 f"{view.metadata.resolution} px",
                 str(view.metadata.parameters),
                 render.percent(view.share, 2),
-                render.bytes_(view.bytes),
                 render.percent(_accuracy(view), 1),
                 "+".join(view.metadata.kinds),
             )
             for view in client.patches(task).patches
         ]
-        header = ("", "id", "task", "input", "params", "of base", "size", "acc", "kinds")
-        click.echo(render.table(header, rows, right=(3, 4, 5, 6, 7)) or "No patches.")
+        header = ("", "id", "task", "input", "params", "of base", "acc", "kinds")
+        click.echo(render.table(header, rows, right=(3, 4, 5, 6)) or "No patches.")
 
 
 @patch.command(epilog="\b\nExample:\n  patchctl patch show 4be1")
@@ -56,7 +55,7 @@ def list_(settings: Settings, task: str | None, as_json: bool) -> None:
 @json_option
 @pass_settings
 def show(settings: Settings, patch_id: str, as_json: bool) -> None:
-    """Show a patch: what it changes, what it was trained on, how good it is."""
+    """Show a patch. What it changes, how it was trained, how good it is."""
     with settings.client() as client:
         if as_json:
             print_body(client.request("GET", f"/v1/patches/{quote(patch_id, safe='')}"))
@@ -149,8 +148,11 @@ def patch_text(view: PatchView) -> str:
     if record := meta.training:
         loss = "" if record.final_loss is None else f", final loss {record.final_loss:.3f}"
         pairs += [
-            ("trained", f"{record.epochs} epochs, {record.steps} steps, {record.train_samples} images, "
-                        f"batch {record.batch_size}, rate {record.learning_rate:g}, seed {record.seed}{loss}"),
+            (
+                "trained",
+                f"{record.epochs} epochs, {record.steps} steps, {record.train_samples} images, "
+                f"batch {record.batch_size}, rate {record.learning_rate:g}, seed {record.seed}{loss}",
+            ),
             ("took", f"{render.duration(record.seconds)} in job {record.job_id}"),
             ("validation", render.accuracy(record.validation)),
             ("test", render.accuracy(record.test)),

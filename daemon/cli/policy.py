@@ -12,7 +12,7 @@ from . import render
 from .common import Settings, json_option, pass_settings, print_body
 
 if TYPE_CHECKING:
-    from ...policies import Policy
+    from ...policies.policy import Policy
 
 
 @click.group()
@@ -24,7 +24,7 @@ def policy() -> None:
 @json_option
 @pass_settings
 def list_(settings: Settings, as_json: bool) -> None:
-    """List the presets and the policy files that the daemon knows; * marks the one in force."""
+    """List the presets and the policy files known. * marks the one in force."""
     with settings.client() as client:
         if as_json:
             print_body(client.request("GET", "/v1/policies"))
@@ -41,7 +41,7 @@ def list_(settings: Settings, as_json: bool) -> None:
 @json_option
 @pass_settings
 def show(settings: Settings, name: str | None, as_json: bool) -> None:
-    """Print the text of a policy; without NAME, of the one in force."""
+    """Print a policy. Without NAME, the one in force."""
     from urllib.parse import quote
 
     with settings.client() as client:
@@ -61,7 +61,7 @@ def show(settings: Settings, name: str | None, as_json: bool) -> None:
 def check(file: Path) -> None:
     """Check a policy file. Needs no daemon; a mistake is named with file, line and key."""
     checked = read_policy(file)
-    click.echo(f"{file}: policy '{checked.name}' is fine.")
+    click.echo(f"{file}: policy '{checked.policy.name}' is fine.")
 
 
 @policy.command(
@@ -75,7 +75,7 @@ def check(file: Path) -> None:
 @json_option
 @pass_settings
 def use(settings: Settings, policy_: str, as_json: bool) -> None:
-    """Put a policy in force: a preset by its name, or a file by its path (with a / or ending in .toml)."""
+    """Put a policy in force. A preset by its name, or a file by its path (with a / in it, or ending in .toml)."""
     path = Path(policy_).absolute() if is_path(policy_) else None
     if path is not None and not path.is_file():
         raise BadInputError(f"The policy file {path} does not exist.")
@@ -97,7 +97,7 @@ def is_path(text: str) -> bool:
 
 def read_policy(file: Path) -> Policy:
     """Read and check a policy file. Raises PolicyError naming file, line and key."""
-    from ...policies import parse_policy
+    from ...policies.policy import parse_policy
 
     try:
         text = file.read_text(encoding="utf-8")
@@ -106,3 +106,10 @@ def read_policy(file: Path) -> Policy:
     except UnicodeDecodeError as error:
         raise PolicyError(f"{file}: is not UTF-8 text.") from error
     return parse_policy(text, str(file))
+
+
+def preset_or_file(text: str) -> Policy:
+    """The policy that a NAME|FILE argument means, without the daemon. Raises NotFoundError or PolicyError."""
+    from ...policies.presets_loader import load_preset
+
+    return read_policy(Path(text)) if is_path(text) else load_preset(text)

@@ -29,7 +29,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequen
         return ""
     sizes = [max(len(str(row[i])) for row in (header, *rows)) for i in range(len(header))]
     fixed = indent + sum(sizes[:-1]) + _GAP * (len(header) - 1)
-    sizes[-1] = min(sizes[-1], max(16, width() - fixed))
+    sizes[-1] = min(sizes[-1], max(12, width() - fixed))
     lines = [click.style(line, bold=True) for line in _row(header, sizes, right, indent)]
     for row in rows:
         lines.extend(_row(row, sizes, right, indent))
@@ -130,8 +130,8 @@ def short(identifier: str | None, length: int = 12) -> str:
 
 
 def accuracy(evaluation: Evaluation | None) -> str:
-    """'93.1 % [91.0, 94.7] n=360'."""
+    """'93.1 % [91.0-94.7] n=360': top-1 with its 95 % interval."""
     if evaluation is None:
         return ABSENT
     low, high = evaluation.low * 100, evaluation.high * 100
-    return f"{evaluation.accuracy * 100:.1f} % [{low:.1f}, {high:.1f}] n={evaluation.samples}"
+    return f"{evaluation.accuracy * 100:.1f} % [{low:.1f}-{high:.1f}] n={evaluation.samples}"

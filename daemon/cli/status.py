@@ -43,9 +43,7 @@ def status(settings: Settings, as_json: bool) -> None:
 @click.option("--at", "at_s", type=Moment(), metavar="TIME", help="Explain the decision in force at a moment.")
 @json_option
 @pass_settings
-def explain(
-    settings: Settings, decision: str | None, request: str | None, at_s: float | None, as_json: bool
-) -> None:
+def explain(settings: Settings, decision: str | None, request: str | None, at_s: float | None, as_json: bool) -> None:
     """Tell why the allocations, resolutions and the training plan are what they are."""
     if sum(given is not None for given in (decision, request, at_s)) > 1:
         raise click.UsageError("--decision, --request and --at exclude each other.")

@@ -33,9 +33,7 @@ def task() -> None:
 @click.argument("name")
 @click.option("--data", metavar="D", help="The data set: 'sklearn:digits' or a directory.")
 @click.option("--base", default="lite0", show_default=True, help="The base network: lite0, lite1 or lite2.")
-@click.option(
-    "--resolutions", type=Sides(), metavar="PX,PX", help="The rungs, pixels.  [default: 224,192,160,128,96]"
-)
+@click.option("--resolutions", type=Sides(), metavar="PX,PX", help="The rungs, pixels.  [default: 224,192,160,128,96]")
 @click.option(
     "--crop",
     type=click.FloatRange(0, 1, min_open=True),
@@ -43,7 +41,9 @@ def task() -> None:
     show_default=True,
     help="Side of the centre crop over the image's short side.",
 )
-@click.option("--label", "labels", multiple=True, metavar="L", help="A label; give it once for each.  [default: the data's]")
+@click.option(
+    "--label", "labels", multiple=True, metavar="L", help="A label; give it once for each.  [default: the data's]"
+)
 @json_option
 @pass_settings
 def add(
@@ -167,9 +167,7 @@ def task_text(view: TaskView) -> str:
         )
     ]
     if view.ladder is None:
-        parts.append(
-            f"\nNo rung can answer yet: train with `patchctl train submit --task {spec.name} --follow`."
-        )
+        parts.append(f"\nNo rung can answer yet: train with `patchctl train submit --task {spec.name} --follow`.")
     else:
         rows = [
             (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...policies.task import RungResult
     from ..api.schemas import JobView
 
-KINDS = ("scale_bias", "head", "base_fraction")  # policies.task.PatchKind, spelled out to spare --help the import
+KINDS = ("scale_bias", "head")  # base_fraction is not asked for: the training allocation decides it
 
 
 @click.group()
@@ -65,7 +65,7 @@ def submit(
     follow: bool,
     as_json: bool,
 ) -> None:
-    """Queue a training job; the rungs are trained one after the other."""
+    """Queue a training job. Its rungs are trained one after the other."""
     from pydantic import ValidationError
 
     from ...policies.errors import BadInputError
@@ -110,16 +110,15 @@ def list_(settings: Settings, as_json: bool) -> None:
                 job.id,
                 job.spec.task,
                 job.state.value,
-                position(job),
                 render.duration(job.seconds),
-                job.error or job.waiting or "",
+                position(job) + (f"; {note}" if (note := job.error or job.waiting) else ""),
             )
             for job in client.jobs().jobs
         ]
-        click.echo(render.table(("job", "task", "state", "position", "trained", ""), rows, right=(4,)) or "No jobs.")
+        click.echo(render.table(("job", "task", "state", "trained", "position"), rows, right=(3,)) or "No jobs.")
 
 
-@train.command(epilog="\b\nExample:\n  patchctl train show 7c1f")
+@train.command(epilog="\b\nExample:\n  patchctl train show job-7c1f09ab")
 @click.argument("job_id", metavar="ID")
 @json_option
 @pass_settings
@@ -133,13 +132,13 @@ def show(settings: Settings, job_id: str, as_json: bool) -> None:
 
 
 @train.command(
-    epilog="\b\nExample:\n  patchctl train follow 7c1f\n\nCtrl-C ends only the following; the job goes on."
+    epilog="\b\nExample:\n  patchctl train follow job-7c1f09ab\n\nCtrl-C ends only the following; the job goes on."
 )
 @click.argument("job_id", metavar="ID")
 @click.option("as_json", "--json", is_flag=True, help="Print the job as the API gives it, once it has ended.")
 @pass_settings
 def follow(settings: Settings, job_id: str, as_json: bool) -> None:
-    """Show a job's progress until it has ended, then a table of its results."""
+    """Show a job's progress until it has ended. Then a table of its results."""
     _follow(settings, job_id, as_json)
 
 
@@ -159,7 +158,7 @@ def _follow(settings: Settings, job_id: str, as_json: bool) -> None:
 
 
 def _action(action: JobAction, past: str, teaching: str) -> click.Command:
-    @click.command(action, help=teaching, epilog=f"\b\nExample:\n  patchctl train {action} 7c1f")
+    @click.command(action, help=teaching, epilog=f"\b\nExample:\n  patchctl train {action} job-7c1f09ab")
     @click.argument("job_id", metavar="ID")
     @json_option
     @pass_settings
@@ -244,7 +243,7 @@ def results_table(results: tuple[RungResult, ...]) -> str:
             render.percent(result.share, 2),
             render.percent(result.validation.accuracy, 1),
             render.accuracy(result.test),
-            render.duration(result.seconds),
+            f"{result.seconds:.0f} s",
             ("yes" if result.published else "no") + (f": {result.note}" if result.note else ""),
         )
         for result in results

@@ -95,6 +95,22 @@ class ProfileResult(Frozen):
     costs: tuple[RungCost, ...]
 
 
+class CheckPatch(Frozen):
+    """Load a patch file and check every tensor of it against its base."""
+
+    type: Literal["check_patch"] = "check_patch"
+    id: int
+    base: str
+    patch_file: str
+
+
+class PatchChecked(Frozen):
+    """The patch fits; one that does not is answered with a `WorkerError`."""
+
+    type: Literal["patch_checked"] = "patch_checked"
+    id: int
+
+
 class WorkerError(Frozen):
     """One request failed; the worker serves on. `code` is that of the error hierarchy."""
 
@@ -189,6 +205,8 @@ Message = Annotated[
     | InferResult
     | ProfileRequest
     | ProfileResult
+    | CheckPatch
+    | PatchChecked
     | WorkerError
     | Ready
     | Stop

@@ -1,0 +1,123 @@
+"""Limits of the control group this process runs in, v1, v2 or both: under a limit, the limit counts.
+
+Kernel: Documentation/admin-guide/cgroup-v2.rst (cpu.max, memory.max, memory.stat) and cgroup-v1/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .files import read_int, read_text
+
+V1_UNLIMITED = 1 << 60  # the kernel writes the largest multiple of the page size below 2**63 for "no limit"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLimit:
+    """The tightest memory limit above this process, in bytes, and what counts against it."""
+
+    limit_bytes: int
+    used_bytes: int  # without the file cache that the kernel gives back on demand
+    version: str
+
+
+class Cgroup:
+    """The control group's directories, found once; limits are read anew at each call."""
+
+    def __init__(self, proc_root: Path, sys_root: Path) -> None:
+        root = sys_root / "fs" / "cgroup"
+        paths = _own_paths(proc_root / "self" / "cgroup")
+        unified = root if (root / "cgroup.controllers").exists() else root / "unified"
+        self._v2 = _chain(unified, paths.get("")) if "" in paths else ()
+        self._v1_cpu = _chain(_controller(root, "cpu"), paths.get("cpu"))
+        self._v1_memory = _chain(_controller(root, "memory"), paths.get("memory"))
+
+    def cpu_limit_cores(self) -> float | None:
+        """The smallest processor quota on the way to the root, in cores; None without one."""
+        limits = [*self._v2_cpu_limits(), *self._v1_cpu_limits()]
+        return min(limits, default=None)
+
+    def _v2_cpu_limits(self) -> Iterator[float]:
+        for directory in self._v2:
+            fields = (read_text(directory / "cpu.max") or "max").split()
+            if len(fields) == 2 and fields[0].isdigit() and fields[1].isdigit() and int(fields[1]) > 0:
+                yield max(0.01, int(fields[0]) / int(fields[1]))
+
+    def _v1_cpu_limits(self) -> Iterator[float]:
+        for directory in self._v1_cpu:
+            quota, period = read_int(directory / "cpu.cfs_quota_us"), read_int(directory / "cpu.cfs_period_us")
+            if quota is not None and period is not None and quota > 0 and period > 0:
+                yield max(0.01, quota / period)
+
+    def memory_limit(self) -> MemoryLimit | None:
+        """The limit with least room left on the way to the root; None without one."""
+        limits = [*self._v2_memory_limits(), *self._v1_memory_limits()]
+        return min(limits, key=lambda limit: limit.limit_bytes - limit.used_bytes, default=None)
+
+    def _v2_memory_limits(self) -> Iterator[MemoryLimit]:
+        for directory in self._v2:
+            limit, used = read_int(directory / "memory.max"), read_int(directory / "memory.current")
+            if limit is not None and limit > 0 and used is not None:
+                cache = _stat(directory / "memory.stat", "inactive_file")
+                yield MemoryLimit(limit, max(0, used - cache), "cgroup-v2")
+
+    def _v1_memory_limits(self) -> Iterator[MemoryLimit]:
+        for directory in self._v1_memory:
+            limit = read_int(directory / "memory.limit_in_bytes")
+            used = read_int(directory / "memory.usage_in_bytes")
+            if limit is not None and 0 < limit < V1_UNLIMITED and used is not None:
+                cache = _stat(directory / "memory.stat", "total_inactive_file")
+                yield MemoryLimit(limit, max(0, used - cache), "cgroup-v1")
+
+    def cpu_usage_s(self) -> float | None:
+        """Processor seconds used by the group so far; None where it is not told."""
+        for directory in self._v2[:1]:
+            usec = _stat(directory / "cpu.stat", "usage_usec")
+            if usec:
+                return usec / 1e6
+        for directory in self._v1_cpu[:1]:
+            nanoseconds = read_int(directory / "cpuacct.usage")
+            if nanoseconds is not None:
+                return nanoseconds / 1e9
+        return None
+
+
+def _own_paths(file: Path) -> dict[str, str]:
+    """Controller to path in its hierarchy, from /proc/self/cgroup; '' is the unified hierarchy."""
+    paths: dict[str, str] = {}
+    for line in (read_text(file) or "").splitlines():
+        fields = line.split(":", 2)
+        if len(fields) == 3:
+            for controller in fields[1].split(","):
+                paths[controller] = fields[2]
+    return paths
+
+
+def _controller(root: Path, name: str) -> Path:
+    """Where a v1 controller is mounted; cpu and cpuacct often share a directory under either order of names."""
+    candidates = (root / name, root / "cpu,cpuacct", root / "cpuacct,cpu") if name == "cpu" else (root / name,)
+    return next((path for path in candidates if path.is_dir()), root / name)
+
+
+def _chain(root: Path, path: str | None) -> tuple[Path, ...]:
+    """The group's directory and all above it up to the root of the hierarchy.
+
+    In a container the path may be the host's, which is not visible inside; then the visible root is the group's own.
+    """
+    if path is None or not root.is_dir():
+        return ()
+    own = root / path.strip("/")
+    if not own.is_dir():
+        return (root,)
+    parts = own.relative_to(root).parts
+    return tuple(root.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
+
+
+def _stat(file: Path, key: str) -> int:
+    for line in (read_text(file) or "").splitlines():
+        name, _, value = line.partition(" ")
+        if name == key and value.strip().isdigit():
+            return int(value)
+    return 0

@@ -1,0 +1,98 @@
+"""Processor use from /proc/stat, load averages, and the share that is patchd's own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from ...policies.snapshot import Cpu, WorkerUse
+from .cgroup import Cgroup
+from .files import read_text
+
+
+class CpuReader:
+    """Remembers the counters of the last sample; the first sample therefore has no shares."""
+
+    def __init__(self, proc_root: Path, cgroup: Cgroup) -> None:
+        self._proc = proc_root
+        self._cgroup = cgroup
+        self._times: tuple[float, float] | None = None
+        self._group: tuple[float, float] | None = None
+        self._processes: dict[int, psutil.Process] = {}
+        self._used: dict[int, float] = {}
+        self._sampled_s: float | None = None
+
+    def sample(self, workers: Mapping[str, int]) -> tuple[Cpu, tuple[WorkerUse, ...]]:
+        """Processor use since the last call, and what each of the daemon's own processes took of it."""
+        now = time.monotonic()
+        elapsed = None if self._sampled_s is None else now - self._sampled_s
+        self._sampled_s = now
+        count = len(os.sched_getaffinity(0))
+        limit = self._cgroup.cpu_limit_cores()
+        cores = count if limit is None else min(count, limit)
+        uses = tuple(self._own({"daemon": os.getpid(), **workers}, elapsed))
+        busy = self._busy()
+        if limit is not None:
+            group = self._group_busy(now, cores)
+            busy = max((share for share in (busy, group) if share is not None), default=None)
+        known = [use.cpu_cores for use in uses if use.cpu_cores is not None]
+        load = (read_text(self._proc / "loadavg") or "").split()
+        loads = [float(field) for field in load[:3]] if len(load) >= 3 else [None, None, None]
+        cpu = Cpu(
+            count=count,
+            limit_cores=limit,
+            busy=busy,
+            busy_own=min(1.0, sum(known) / cores) if known else None,
+            load1=loads[0],
+            load5=loads[1],
+            load15=loads[2],
+        )
+        return cpu, uses
+
+    def _busy(self) -> float | None:
+        """Share of processor time that was neither idle nor waiting for input/output; steal counts as busy."""
+        line = (read_text(self._proc / "stat") or "").partition("\n")[0].split()
+        if len(line) < 5 or line[0] != "cpu":
+            return None
+        ticks = [float(field) for field in line[1:9]]  # guest time is contained in user time
+        total, idle = sum(ticks), ticks[3] + (ticks[4] if len(ticks) > 4 else 0.0)
+        before, self._times = self._times, (total, idle)
+        if before is None or total <= before[0]:
+            return None
+        return min(1.0, max(0.0, 1.0 - (idle - before[1]) / (total - before[0])))
+
+    def _group_busy(self, now: float, cores: float) -> float | None:
+        used = self._cgroup.cpu_usage_s()
+        if used is None:
+            return None
+        before, self._group = self._group, (now, used)
+        if before is None or now <= before[0]:
+            return None
+        return min(1.0, max(0.0, (used - before[1]) / (now - before[0]) / cores))
+
+    def _own(self, pids: Mapping[str, int], elapsed: float | None) -> list[WorkerUse]:
+        uses = []
+        for name, pid in pids.items():
+            try:
+                process = self._processes.setdefault(pid, psutil.Process(pid))
+                with process.oneshot():
+                    times = process.cpu_times()
+                    resident = process.memory_info().rss
+            except psutil.Error:
+                self._processes.pop(pid, None)
+                self._used.pop(pid, None)
+                continue
+            used = times.user + times.system
+            before = self._used.get(pid)
+            self._used[pid] = used
+            cores = None if before is None or not elapsed else max(0.0, (used - before) / elapsed)
+            uses.append(WorkerUse(name=name, pid=pid, cpu_cores=cores, resident_bytes=resident))
+        gone = set(self._processes) - set(pids.values())
+        for pid in gone:
+            del self._processes[pid]
+            self._used.pop(pid, None)
+        return uses

@@ -1,0 +1,41 @@
+"""Memory available, of the machine or of the control group's limit, whichever leaves less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...policies.snapshot import Memory
+from .cgroup import Cgroup
+from .files import read_text
+
+
+def read_memory(proc_root: Path, cgroup: Cgroup) -> Memory | None:
+    """From /proc/meminfo and the cgroup's limit; None where neither can be read."""
+    fields = _meminfo(proc_root)
+    total, available = fields.get("MemTotal"), fields.get("MemAvailable")
+    if total is None or available is None or total <= 0:
+        return None
+    limited_by = "machine"
+    limit = cgroup.memory_limit()
+    if limit is not None and limit.limit_bytes < total:
+        total, limited_by = limit.limit_bytes, limit.version
+        available = min(available, max(0, limit.limit_bytes - limit.used_bytes))
+    swap_total, swap_free = fields.get("SwapTotal"), fields.get("SwapFree")
+    swap_used = None if swap_total is None or swap_free is None else max(0, swap_total - swap_free)
+    return Memory(
+        total_bytes=total,
+        available_bytes=min(available, total),
+        limited_by=limited_by,
+        swap_total_bytes=swap_total,
+        swap_used_bytes=swap_used,
+    )
+
+
+def _meminfo(proc_root: Path) -> dict[str, int]:
+    fields = {}
+    for line in (read_text(proc_root / "meminfo") or "").splitlines():
+        name, _, rest = line.partition(":")
+        number = rest.split()
+        if number and number[0].isdigit():
+            fields[name] = int(number[0]) * 1024
+    return fields

@@ -1,0 +1,242 @@
+"""The inference worker: `python -m patchd.daemon.workers.inference --fd N --threads T`.
+
+One process, one request at a time, in order. It keeps each base loaded once, and the patches used last. Each request
+names its rung in full, so the worker may be ended and started again at any moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...models.bases import Base, load_base
+from ...models.engine import Engine, TorchEngine
+from ...models.patches.patch import Patch, load_patch
+from ...models.preprocessing import decode_opened, needed_side, open_image, to_input
+from ...policies.errors import BadInputError, PatchdError, PatchMismatchError, TooLargeError
+from ...policies.task import Preprocessing
+from .channel import Channel
+from .lifetime import tie_to_parent
+from .protocol import (
+    InferRequest,
+    InferResult,
+    Message,
+    ProfileRequest,
+    ProfileResult,
+    Ready,
+    RungCost,
+    RungRef,
+    Stop,
+    Timing,
+    WorkerError,
+)
+
+PATCHES_KEPT = 64  # a scale-and-bias patch of Lite0 is 0.3 MB, so this is some 20 MB
+PROFILE_IMAGE = (256, 256)  # width, height in pixels; a photograph of usual data sets after decoding
+PROFILE_WARM_UPS = 3  # torch picks its kernels during the first runs of a shape
+
+
+class PatchCache:
+    """The patches used last, checked against their base when they were loaded."""
+
+    def __init__(self, capacity: int = PATCHES_KEPT) -> None:
+        self._capacity = capacity
+        self._patches: OrderedDict[tuple[str, str | None, str], Patch] = OrderedDict()
+
+    def get(self, rung: RungRef, base: Base) -> Patch | None:
+        """The rung's patch, None for a rung without one. Raises NotFoundError or PatchMismatchError."""
+        if rung.patch_file is None:
+            return None
+        key = (rung.patch_file, rung.patch_id, rung.base)
+        patch = self._patches.get(key)
+        if patch is None:
+            patch = self._patches[key] = self._load(rung, base)
+            while len(self._patches) > self._capacity:
+                self._patches.popitem(last=False)
+        self._patches.move_to_end(key)
+        return patch
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    @staticmethod
+    def _load(rung: RungRef, base: Base) -> Patch:
+        path = Path(str(rung.patch_file))
+        patch = load_patch(path, base)
+        if len(patch.metadata.labels) != rung.labels:
+            raise PatchMismatchError(
+                f"The patch {path.name} answers {len(patch.metadata.labels)} classes; "
+                f"task '{rung.task}' has {rung.labels}."
+            )
+        return patch
+
+
+class InferenceWorker:
+    """Answers requests on one channel until it is told to stop or the other end is gone."""
+
+    def __init__(self, channel: Channel, threads: int) -> None:
+        self._channel = channel
+        self._threads = threads
+        self._bases: dict[str, tuple[Base, Engine]] = {}
+        self._patches = PatchCache()
+
+    def serve(self) -> None:
+        """Send `Ready`, then answer requests in the order they come."""
+        self._channel.send(Ready(engine=TorchEngine.name, threads=self._threads))
+        while (frame := self._channel.receive()) is not None:
+            message, payload = frame
+            if isinstance(message, Stop):
+                return
+            self._channel.send(self._answer(message, payload))
+
+    def _answer(self, message: Message, payload: bytes) -> Message:
+        identity = getattr(message, "id", 0)
+        try:
+            if isinstance(message, InferRequest):
+                return self._infer(message, payload)
+            if isinstance(message, ProfileRequest):
+                return self._profile(message)
+            raise BadInputError(f"The inference worker does not know messages of type '{message.type}'.")
+        except PatchdError as error:
+            return WorkerError(id=identity, code=error.code, message=error.message, hint=error.hint)
+        except Exception as error:  # one request's defect must not take the others down
+            return WorkerError(id=identity, code="internal", message=f"{type(error).__name__}: {error}")
+
+    def _base(self, name: str) -> tuple[Base, Engine]:
+        if name not in self._bases:
+            base = load_base(name)
+            self._bases[name] = base, TorchEngine(base, self._threads)
+        return self._bases[name]
+
+    def _infer(self, request: InferRequest, payload: bytes) -> InferResult:
+        rung = request.rung
+        base, engine = self._base(rung.base)
+        loading = time.perf_counter()
+        patch = self._patches.get(rung, base)
+        loaded = time.perf_counter()
+        inputs, size, decode_ms, preprocess_ms = _inputs(request, payload)
+        run = engine.run(inputs.unsqueeze(0), patch)
+        probabilities = run.logits[0].softmax(0)
+        if len(probabilities) != rung.labels:
+            raise PatchMismatchError(
+                f"Base '{rung.base}' answers {len(probabilities)} classes without a patch; "
+                f"task '{rung.task}' has {rung.labels}.",
+                hint="Train a patch with a head for this task.",
+            )
+        best = probabilities.topk(max(1, min(request.top_k, rung.labels)))
+        return InferResult(
+            id=request.id,
+            indices=tuple(best.indices.tolist()),
+            probabilities=tuple(best.values.tolist()),
+            timing=Timing(
+                decode_ms=decode_ms,
+                preprocess_ms=preprocess_ms,
+                bind_ms=(loaded - loading) * 1e3 + run.bind_ms,
+                network_ms=run.network_ms,
+            ),
+            image_size=size,
+        )
+
+    def _profile(self, request: ProfileRequest) -> ProfileResult:
+        _, engine = self._base(request.base)
+        generator = np.random.default_rng(0)
+        width, height = PROFILE_IMAGE
+        image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8), "RGB")
+        costs = tuple(_cost(engine, image, resolution, max(1, request.repeats)) for resolution in request.resolutions)
+        return ProfileResult(id=request.id, base=request.base, engine=engine.name, threads=engine.threads, costs=costs)
+
+
+def _cost(engine: Engine, image: Image.Image, resolution: int, repeats: int) -> RungCost:
+    """Time resize, normalise and network of one decoded image, after warming up."""
+    times = []
+    for turn in range(PROFILE_WARM_UPS + repeats):
+        start = time.perf_counter()
+        engine.predict(to_input(image, resolution, Preprocessing()).unsqueeze(0))
+        if turn >= PROFILE_WARM_UPS:
+            times.append((time.perf_counter() - start) * 1e3)
+    times.sort()
+    ninetieth = times[math.ceil(0.9 * repeats) - 1]
+    return RungCost(resolution=resolution, median_ms=median(times), p90_ms=ninetieth, repeats=repeats)
+
+
+def _inputs(request: InferRequest, payload: bytes) -> tuple[Tensor, tuple[int, int] | None, float, float]:
+    """The network's input [3, R, R], the image's (width, height) as sent, and decode and preprocess milliseconds."""
+    resolution, pre = request.rung.resolution, request.rung.preprocessing
+    start = time.perf_counter()
+    if request.form == "input":
+        tensor = _tensor(request.shape, payload, resolution)
+        return tensor, None, 0.0, (time.perf_counter() - start) * 1e3
+    if request.form == "pixels":
+        image: Image.Image = _pixels(request.shape, payload, request.max_pixels)
+        size = image.size
+    else:
+        opened = open_image(payload, request.max_pixels)
+        size = opened.size
+        image = decode_opened(opened, needed_side=needed_side(resolution, pre))
+    decoded = time.perf_counter()
+    tensor = to_input(image, resolution, pre)
+    return tensor, size, (decoded - start) * 1e3, (time.perf_counter() - decoded) * 1e3
+
+
+def _tensor(shape: tuple[int, ...], payload: bytes, resolution: int) -> Tensor:
+    """An input that the caller has preprocessed: FP32 [3, R, R] or [1, 3, R, R]."""
+    expected = (3, resolution, resolution)
+    if shape not in (expected, (1, *expected)):
+        raise BadInputError(
+            f"The input tensor has shape {list(shape)}; this rung takes FP32 {list(expected)}.",
+            hint="Send pixels or an encoded image to have it resized.",
+        )
+    _check_length(shape, payload, 4)
+    array = np.frombuffer(payload, dtype="<f4").reshape(expected)
+    if not bool(np.isfinite(array).all()):
+        raise BadInputError("The input tensor holds values that are not finite.")
+    return torch.from_numpy(array.astype(np.float32, copy=True))
+
+
+def _pixels(shape: tuple[int, ...], payload: bytes, max_pixels: int) -> Image.Image:
+    """Decoded RGB pixels: UINT8 [H, W, 3]."""
+    if len(shape) != 3 or shape[2] != 3 or min(shape) < 1:
+        raise BadInputError(f"The pixels have shape {list(shape)}; UINT8 [H, W, 3] is needed.")
+    _check_length(shape, payload, 1)
+    if shape[0] * shape[1] > max_pixels:
+        raise TooLargeError(
+            f"The pixels are {shape[0] * shape[1] / 1e6:.1f} megapixels; at most {max_pixels / 1e6:.1f} are accepted."
+        )
+    return Image.fromarray(np.frombuffer(payload, dtype=np.uint8).reshape(shape), "RGB")
+
+
+def _check_length(shape: tuple[int, ...], payload: bytes, item: int) -> None:
+    expected = math.prod(shape) * item
+    if len(payload) != expected:
+        raise BadInputError(f"Shape {list(shape)} needs {expected} bytes; {len(payload)} were sent.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve on the inherited socket `--fd` with `--threads` threads. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="patchd-inference-worker", description="Runs predictions for patchd.")
+    parser.add_argument("--fd", type=int, required=True, help="connected stream socket, inherited")
+    parser.add_argument("--threads", type=int, default=1, help="threads for one prediction")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="process to die with")
+    options = parser.parse_args(argv)
+    tie_to_parent(options.parent)
+    try:
+        InferenceWorker(Channel.from_fd(options.fd), max(1, options.threads)).serve()
+    except (BrokenPipeError, ConnectionResetError):
+        return 0  # the control plane is gone, and with it the reason to run
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""A `patchd` on a temporary state directory and socket, steered through `patchctl` only, that leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+PROGRAMS = Path(sys.executable).parent
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 15.0  # patchd promises 10
+
+
+class DemoError(Exception):
+    """A step of the demo did not do what it must; the sentence says which and why."""
+
+
+class Session:
+    """Context manager around one daemon process and its temporary folder."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="patchd-demo-"))
+        self.socket = self.folder / "patchd.sock"
+        self.log = self.folder / "patchd.log"
+        self.transcript: list[str] = []
+        columns = str(min(shutil.get_terminal_size((100, 24)).columns, 100))
+        self._environ = {**os.environ, "PATCHD_SOCKET": str(self.socket), "COLUMNS": columns}
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._daemon is not None and self._daemon.poll() is None:
+            self.stop()
+        if error is not None and not isinstance(error, KeyboardInterrupt) and self.log.exists():
+            print("\nThe last lines of the daemon's log:\n" + "\n".join(self.log.read_text().splitlines()[-15:]))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def say(self, text: str = "") -> None:
+        """Print a line and keep it for the picture."""
+        print(text, flush=True)
+        self.transcript.append(text)
+
+    def start(self) -> None:
+        """Start patchd in a session of its own, so that Ctrl-C reaches the demo alone, and wait until it answers."""
+        command = ["patchd", "--state", str(self.folder / "state"), "--socket", str(self.socket)]
+        self.say(f"$ {shlex.join(command)} &")
+        with self.log.open("wb") as log:
+            self._daemon = subprocess.Popen(
+                [PROGRAMS / command[0], *command[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self._run(["status", "--json"]).returncode != 0:
+            if self._daemon.poll() is not None:
+                raise DemoError(f"patchd ended at once with exit status {self._daemon.returncode}.")
+            if time.monotonic() > deadline:
+                raise DemoError(f"patchd did not answer within {START_TIMEOUT_S:.0f} s.")
+            time.sleep(0.2)
+        self.say(f"$ export PATCHD_SOCKET={self.socket}")
+
+    def _run(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        command = [str(PROGRAMS / "patchctl"), *arguments]
+        return subprocess.run(command, env=self._environ, capture_output=True, text=True, check=False)
+
+    def show(self, *arguments: str) -> None:
+        """Echo a patchctl command line, then run it and show what it prints."""
+        self.say(f"\n$ {shlex.join(['patchctl', *arguments])}")
+        done = self._run(list(arguments))
+        self.say(done.stdout.rstrip())
+        if done.returncode != 0:
+            raise DemoError(f"patchctl {arguments[0]} ended with exit status {done.returncode}: {done.stderr.strip()}")
+
+    def follow(self, *arguments: str) -> None:
+        """As `show`, with progress on the screen while the command runs."""
+        self.say(f"\n$ {shlex.join(['patchctl', *arguments])}")
+        command = [str(PROGRAMS / "patchctl"), *arguments]
+        with subprocess.Popen(command, env=self._environ, stdout=subprocess.PIPE, text=True) as running:
+            assert running.stdout is not None
+            for line in running.stdout:
+                self.say(line.rstrip())
+        if running.returncode != 0:
+            raise DemoError(f"patchctl {' '.join(arguments[:2])} ended with exit status {running.returncode}.")
+
+    def ask(self, *arguments: str) -> Any:
+        """The JSON that a patchctl command prints, without showing it."""
+        done = self._run([*arguments, "--json"])
+        if done.returncode != 0:
+            raise DemoError(f"patchctl {arguments[0]} ended with exit status {done.returncode}: {done.stderr.strip()}")
+        return json.loads(done.stdout)
+
+    def stop(self) -> tuple[int, float, list[int]]:
+        """SIGTERM; exit status, seconds that it took, and pids of the daemon's session still alive (none, if all is well).
+
+        Whatever is still alive is killed.
+        """
+        assert self._daemon is not None
+        began = time.monotonic()
+        self._daemon.send_signal(signal.SIGTERM)
+        try:
+            status = self._daemon.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._daemon.kill()
+            status = self._daemon.wait()
+        took = time.monotonic() - began
+        left = session_members(self._daemon.pid)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        return status, took, left
+
+
+def session_members(session: int) -> list[int]:
+    """Pids of the living processes of a session, zombies left out (proc_pid_stat(5): fields 3 and 6)."""
+    members = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended while we looked
+        if int(fields[3]) == session and fields[0] != "Z":
+            members.append(int(stat.parent.name))
+    return members

@@ -1,0 +1,66 @@
+"""One turn of the loop as a pure function: snapshot, policy and measured ladders in, decision with reasons out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .decision import Decision, Ladder
+from .ladder import choose_rung
+from .policy import Policy
+from .rules import PolicyState, allocations
+from .snapshot import Snapshot
+from .training_plan import TrainingCosts, plan_training
+
+
+def decide(
+    policy: Policy,
+    snapshot: Snapshot,
+    state: PolicyState,
+    ladders: Mapping[str, Ladder],
+    costs: TrainingCosts,
+    previous: Decision | None,
+    id: str,
+) -> tuple[Decision, PolicyState]:
+    """The decision that follows, and what to remember for the next one. Deterministic; time is the snapshot's."""
+    inference, training, after = allocations(policy, snapshot, state)
+    rungs = tuple(
+        choose_rung(
+            ladder,
+            inference.value,
+            min_resolution=policy.inference.min_resolution,
+            max_resolution=policy.inference.max_resolution,
+        )
+        for _, ladder in sorted(ladders.items())
+    )
+    plan = plan_training(training.value, costs, max_fraction=policy.training.max_fraction)
+    decision = Decision(
+        id=id,
+        time_s=snapshot.time_s,
+        policy=policy.policy.name,
+        source=snapshot.source,
+        inference=inference,
+        training=training,
+        rungs=rungs,
+        plan=plan,
+    )
+    return decision.model_copy(update={"changed": _changes(previous, decision)}), after
+
+
+def _changes(before: Decision | None, now: Decision) -> tuple[str, ...]:
+    if before is None:
+        return ()
+    said = []
+    if before.policy != now.policy:
+        said.append(f"policy {before.policy} -> {now.policy}.")
+    for name in ("inference", "training"):
+        old, new = getattr(before, name), getattr(now, name)
+        if old.value != new.value:
+            said.append(f"{name} allocation {old.value:.2f} -> {new.value:.2f}: {new.reasons[0].text}.")
+    earlier = {rung.task: rung for rung in before.rungs}
+    for rung in now.rungs:
+        old_rung = earlier.get(rung.task)
+        if old_rung is not None and old_rung.resolution != rung.resolution:
+            said.append(f"{rung.task}: {old_rung.resolution} px -> {rung.resolution} px.")
+    if before.plan.plan != now.plan.plan:
+        said.append(f"training plan: {now.plan.text}.")
+    return tuple(said)

@@ -1,0 +1,30 @@
+"""A decision told in plain sentences."""
+
+from __future__ import annotations
+
+from .decision import AllocationDecision, Decision
+from .snapshot import SIGNALS, Snapshot, signals
+
+
+def sentences(decision: Decision, snapshot: Snapshot) -> tuple[str, ...]:
+    """What was seen, what the rules made of it, and what follows for every task and for training."""
+    seen = signals(snapshot)
+    shown = ", ".join(f"{name} {value:.4g} {SIGNALS[name].unit}" for name, value in seen.items())
+    absent = [name for name in SIGNALS if name not in seen]
+    said = [f"Under policy {decision.policy}, from {decision.source}: {shown}."]
+    if absent:
+        said.append(f"This machine has no {', '.join(absent)}.")
+    said += [*_allocation("Inference", decision.inference), *_allocation("Training", decision.training)]
+    for rung in decision.rungs:
+        said.append(f"Task {rung.task} runs at {rung.text}.")
+        said += [f"  {candidate.verdict}." for candidate in rung.candidates]
+    said.append(f"Training plan: {decision.plan.text}.")
+    said += [f"  {candidate.verdict}." for candidate in decision.plan.candidates]
+    return tuple(said)
+
+
+def _allocation(name: str, allocation: AllocationDecision) -> list[str]:
+    return [
+        f"{name} allocation is {allocation.value:.2f}; the rules ask for {allocation.target:.2f}.",
+        *(f"  {reason.text}." for reason in allocation.reasons),
+    ]

@@ -1,0 +1,89 @@
+"""From an allocation to a rung: the most accurate one whose measured cost fits the budget."""
+
+from __future__ import annotations
+
+from .decision import Ladder, Rung, RungCandidate, RungDecision
+
+
+def choose_rung(
+    ladder: Ladder, allocation: float, *, min_resolution: int | None = None, max_resolution: int | None = None
+) -> RungDecision:
+    """The rung that `allocation` in [0, 1] affords.
+
+    The budget is c_min + allocation * (c_max - c_min) over the rungs within the caps, so 0 is the cheapest rung, 1 the
+    dearest, and one always fits. Among those that fit, the highest measured accuracy wins; without a measurement of
+    all of them, the highest resolution. Caps that leave no rung keep the nearest one.
+    """
+    inside = [r for r in ladder.rungs if _within(r, min_resolution, max_resolution)]
+    if not inside:
+        far = min_resolution if min_resolution is not None else max_resolution
+        inside = [min(ladder.rungs, key=lambda r: abs(r.resolution - (far or r.resolution)))]
+    costs = _costs(inside)
+    low, high = min(c for c, _ in costs.values()), max(c for c, _ in costs.values())
+    budget = high if allocation >= 1.0 else max(low, min(high, low + allocation * (high - low)))
+    by_accuracy = all(r.accuracy is not None for r in inside)
+
+    def rank(r: Rung) -> tuple[float, int]:
+        return (r.accuracy or 0.0) if by_accuracy else 0.0, r.resolution
+
+    fitting = [r for r in inside if costs[r.resolution][0] <= budget]
+    best = max(fitting, key=rank)
+    candidates = tuple(
+        _candidate(r, costs, budget, best, by_accuracy, inside)
+        for r in sorted(ladder.rungs, key=lambda r: -r.resolution)
+    )
+    cost, estimated = costs[best.resolution]
+    about = "about " if estimated else ""
+    text = (
+        f"{best.resolution} px: allocation {allocation:.2f} gives a budget of {budget:.1f} ms, this rung costs "
+        f"{about}{cost:.1f} ms and is the {'most accurate' if by_accuracy else 'finest'} that fits"
+    )
+    return RungDecision(
+        task=ladder.task,
+        resolution=best.resolution,
+        patch_id=best.patch_id,
+        budget_ms=budget,
+        candidates=candidates,
+        text=text,
+    )
+
+
+def _within(rung: Rung, low: int | None, high: int | None) -> bool:
+    return (low is None or rung.resolution >= low) and (high is None or rung.resolution <= high)
+
+
+def _costs(rungs: list[Rung]) -> dict[int, tuple[float, bool]]:
+    """Cost and whether it is estimated: pixels times the mean measured cost a pixel, one nanosecond without any."""
+    measured = [(r.cost_ms, r.resolution**2) for r in rungs if r.cost_ms is not None]
+    per_pixel = sum(c / p for c, p in measured) / len(measured) if measured else 2e-4
+    return {
+        r.resolution: (r.cost_ms, False) if r.cost_ms is not None else (per_pixel * r.resolution**2, True)
+        for r in rungs
+    }
+
+
+def _candidate(
+    rung: Rung, costs: dict[int, tuple[float, bool]], budget: float, best: Rung, by_accuracy: bool, inside: list[Rung]
+) -> RungCandidate:
+    if rung not in inside:
+        cost = rung.cost_ms or 2e-4 * rung.resolution**2
+        return RungCandidate(
+            rung=rung,
+            cost_ms=cost,
+            estimated=rung.cost_ms is None,
+            fits=False,
+            chosen=False,
+            verdict=f"{rung.resolution} px refused: outside the policy's resolution caps",
+        )
+    cost, estimated = costs[rung.resolution]
+    fits, chosen = cost <= budget, rung is best
+    about = " (estimated from pixels)" if estimated else ""
+    if chosen:
+        verdict = f"{rung.resolution} px chosen: {cost:.1f} ms{about} fits the budget of {budget:.1f} ms"
+    elif not fits:
+        verdict = f"{rung.resolution} px refused: {cost:.1f} ms{about} is over the budget of {budget:.1f} ms"
+    elif by_accuracy:
+        verdict = f"{rung.resolution} px not needed: {rung.accuracy:.1%} accurate, {best.resolution} px is better"
+    else:
+        verdict = f"{rung.resolution} px not needed: {best.resolution} px fits too and is finer"
+    return RungCandidate(rung=rung, cost_ms=cost, estimated=estimated, fits=fits, chosen=chosen, verdict=verdict)

@@ -1,0 +1,174 @@
+"""The policy file: TOML, checked in full, every error naming file, line and key."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from .errors import PolicyError
+from .snapshot import SIGNALS, Frozen
+from .toml_source import line_of
+
+DEFAULT_BAND = 0.1  # a missing leave threshold lies this share of the enter threshold away
+
+
+class Head(Frozen):
+    """The `[policy]` table."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    description: str = ""
+
+
+class Inference(Frozen):
+    """The `[inference]` table."""
+
+    allocation: float = Field(1.0, ge=0, le=1, description="when no rule restricts it")
+    min_resolution: int | None = Field(None, ge=32, description="pixels; rungs below are not used")
+    max_resolution: int | None = Field(None, ge=32, description="pixels; rungs above are not used")
+    raise_after_s: float = Field(10.0, ge=0, description="seconds an allocation must be allowed before it rises")
+    keep_alive_s: float = Field(300.0, gt=0, description="seconds of idleness before the worker is unloaded")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Inference:
+        low, high = self.min_resolution, self.max_resolution
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_resolution {low} is above max_resolution {high}")
+        return self
+
+
+class Training(Frozen):
+    """The `[training]` table."""
+
+    allocation: float = Field(
+        0.5, ge=0, le=1, description="share of a full fine-tuning step, when no rule restricts it"
+    )
+    max_fraction: float = Field(0.0, ge=0, le=1, description="at most this share of the base is unfrozen")
+    raise_after_s: float = Field(10.0, ge=0)
+    slice_s: float = Field(20.0, gt=0, le=3600, description="seconds of a training slice")
+
+
+class Condition(Frozen):
+    """One condition on a signal: `above`, `below` (each with a leave threshold) or `is`."""
+
+    signal: str
+    above: float | None = None
+    leave_below: float | None = None
+    below: float | None = None
+    leave_above: float | None = None
+    equals: bool | None = Field(None, alias="is")
+    for_s: float = Field(0.0, ge=0, description="seconds it must hold before the condition is entered")
+    leave_for_s: float = Field(0.0, ge=0, description="seconds the leave threshold must be passed before it is left")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Condition:
+        if self.signal not in SIGNALS:
+            near = difflib.get_close_matches(self.signal, SIGNALS, 1)
+            raise ValueError(f"unknown signal '{self.signal}'" + (f", did you mean '{near[0]}'?" if near else ""))
+        given = [self.above is not None, self.below is not None, self.equals is not None]
+        if sum(given) != 1:
+            raise ValueError("give exactly one of above, below and is")
+        if self.leave_below is not None and (self.above is None or self.leave_below > self.above):
+            raise ValueError("leave_below goes with above and lies at or below it")
+        if self.leave_above is not None and (self.below is None or self.leave_above < self.below):
+            raise ValueError("leave_above goes with below and lies at or above it")
+        return self
+
+    @property
+    def enter(self) -> float:
+        """The threshold that enters the condition."""
+        return next(v for v in (self.above, self.below, 0.5) if v is not None)
+
+    @property
+    def leave(self) -> float:
+        """The threshold that leaves it; by default a tenth of the enter threshold away."""
+        if self.above is not None:
+            return self.leave_below if self.leave_below is not None else self.above - DEFAULT_BAND * abs(self.above)
+        if self.below is not None:
+            return self.leave_above if self.leave_above is not None else self.below + DEFAULT_BAND * abs(self.below)
+        return 0.5
+
+
+class Rule(Frozen):
+    """One `[[rule]]`: while all its conditions hold, the allocations are at most these."""
+
+    name: str = Field(min_length=1)
+    when: tuple[Condition, ...] = Field(min_length=1)
+    inference: float | None = Field(None, ge=0, le=1)
+    training: float | None = Field(None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _useful(self) -> Rule:
+        if self.inference is None and self.training is None:
+            raise ValueError("give at least one of inference and training")
+        return self
+
+
+class Policy(Frozen):
+    """A whole policy file."""
+
+    policy: Head
+    inference: Inference = Inference()
+    training: Training = Training()
+    rule: tuple[Rule, ...] = ()
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Policy:
+        names = [rule.name for rule in self.rule]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two rules are named '{twice}'")
+        return self
+
+
+def parse_policy(text: str, file: str) -> Policy:
+    """Check a policy file's text. Raises PolicyError naming file, line, key and what to do."""
+    try:
+        return Policy.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"line (\d+)", str(error))
+        line = int(found.group(1)) if found else max(1, text.count("\n"))
+        raise PolicyError(f"{file}:{line}: this is not TOML: {error}.") from error
+    except ValidationError as error:
+        raise _explain(error, text, file) from error
+
+
+def policy_json_schema() -> dict[str, Any]:
+    """The JSON Schema of a policy file, for editors."""
+    return Policy.model_json_schema()
+
+
+_MODELS: dict[str, type[Frozen]] = {
+    "": Policy,
+    "policy": Head,
+    "inference": Inference,
+    "training": Training,
+    "rule": Rule,
+    "when": Condition,
+}
+
+
+def _explain(error: ValidationError, text: str, file: str) -> PolicyError:
+    problems = error.errors(include_url=False)
+    first, more = problems[0], len(problems) - 1
+    path = tuple(first["loc"])
+    where = f"{file}:{line_of(text, path)}"
+    key = ".".join(str(part) for part in path) or "policy"
+    hint = None
+    if first["type"] == "extra_forbidden":
+        parent = next((part for part in reversed(path[:-1]) if isinstance(part, str)), "")
+        known = [field.alias or name for name, field in _MODELS[parent].model_fields.items()]
+        near = difflib.get_close_matches(str(path[-1]), known, 1)
+        sentence = f"{where}: unknown key '{key}'"
+        hint = f"Did you mean '{near[0]}'?" if near else f"Known keys: {', '.join(known)}."
+    elif first["type"] == "missing":
+        sentence = f"{where}: the key '{key}' is missing"
+    elif first["type"] == "value_error":
+        sentence = f"{where}: '{key}': {first['ctx']['error']}"
+    else:
+        sentence = f"{where}: '{key}' is {first['input']!r}: {first['msg']}"
+    sentence += f" (and {more} more)." if more else "."
+    return PolicyError(sentence, hint=hint)

@@ -1,0 +1,206 @@
+"""Answers of the API as a running daemon gives them, for tests of the command line."""
+
+from __future__ import annotations
+
+from patchd.daemon.api import schemas as s
+from patchd.policies.decision import (
+    AllocationDecision,
+    Decision,
+    Ladder,
+    PlanCandidate,
+    Reason,
+    ReasonKind,
+    Rung,
+    RungCandidate,
+    RungDecision,
+    TrainingDecision,
+    TrainingPlan,
+)
+from patchd.policies.snapshot import Cpu, Memory, Power, Snapshot
+from patchd.policies.task import (
+    Evaluation,
+    JobProgress,
+    JobState,
+    PatchKind,
+    PatchMetadata,
+    Preprocessing,
+    RungResult,
+    TaskSpec,
+    TrainingRecord,
+    TrainSpec,
+)
+
+PATCH = "4be1" + "0" * 60
+NOW_S = 1_800_000_000.0
+
+SNAPSHOT = Snapshot(
+    time_s=NOW_S,
+    cpu=Cpu(count=2, busy=0.25, busy_own=0.05, load1=0.5),
+    memory=Memory(total_bytes=8 << 30, available_bytes=5 << 30),
+    power=Power(on_mains=False, battery_charge=0.14),
+)
+REASON = Reason(kind=ReasonKind.RULE, text="battery.charge is 0.14, below 0.2 (rule 'low battery')", rule="low battery")
+RUNGS = (
+    Rung(resolution=128, patch_id=PATCH, cost_ms=4.5, accuracy=0.93, accuracy_samples=360),
+    Rung(resolution=96, patch_id=None, cost_ms=2.5, accuracy=0.9, accuracy_samples=360),
+)
+DECISION = Decision(
+    id="d-7",
+    time_s=NOW_S,
+    policy="balanced",
+    source="device",
+    inference=AllocationDecision(value=0.4, target=0.3, reasons=(REASON,)),
+    training=AllocationDecision(value=0.0, target=0.0, reasons=(REASON,)),
+    rungs=(
+        RungDecision(
+            task="digits",
+            resolution=96,
+            patch_id=None,
+            budget_ms=3.1,
+            candidates=(
+                RungCandidate(rung=RUNGS[0], cost_ms=4.5, fits=False, chosen=False, verdict="4.5 ms is over 3.1 ms"),
+                RungCandidate(rung=RUNGS[1], cost_ms=2.5, fits=True, chosen=True, verdict="best that fits"),
+            ),
+            text="digits runs at 96 px.",
+        ),
+    ),
+    plan=TrainingDecision(
+        plan=TrainingPlan(paused=True),
+        candidates=(PlanCandidate(plan=TrainingPlan(paused=True), fits=True, chosen=True, verdict="nothing fits"),),
+        text="Training is paused.",
+    ),
+    changed=("digits runs at 96 px instead of 128 px.",),
+)
+POLICY = s.PolicyState(name="balanced", source="preset:balanced", sha256="0" * 64, loaded_s=NOW_S - 60)
+STATUS = s.Status(
+    version="0.1.0",
+    pid=321,
+    started_s=NOW_S - 75,
+    now_s=NOW_S,
+    state_dir="/var/lib/patchd",
+    socket="/run/patchd/patchd.sock",
+    policy=POLICY,
+    decision=DECISION,
+    snapshot=SNAPSHOT,
+    workers=(
+        s.WorkerStatus(name="inference", state="ready", pid=322, engine="torch", threads=2, resident_bytes=300 << 20),
+        s.WorkerStatus(name="training", state="stopped"),
+    ),
+    tasks=2,
+    jobs_active=1,
+    requests_total=12,
+)
+EXPLAIN = s.Explain(
+    decision=DECISION, snapshot=SNAPSHOT, policy=POLICY, sentences=("The battery is low.", "So it runs at 96 px.")
+)
+TASK = s.TaskView(
+    spec=TaskSpec(name="digits", labels=("zero", "one", "two"), resolutions=(128, 96), data="sklearn:digits"),
+    created_s=NOW_S,
+    ladder=Ladder(task="digits", rungs=RUNGS),
+    predictions=12,
+)
+EVALUATION = Evaluation(accuracy=0.931, samples=360, low=0.9, high=0.953)
+PATCH_VIEW = s.PatchView(
+    id=PATCH,
+    bytes=168_000,
+    in_force=True,
+    metadata=PatchMetadata(
+        base="lite0",
+        base_hash="a" * 64,
+        task="digits",
+        labels=("zero", "one", "two"),
+        kinds=(PatchKind.SCALE_BIAS, PatchKind.HEAD),
+        resolution=128,
+        preprocessing=Preprocessing(),
+        parameters=42_016,
+        base_parameters=4_652_008,
+        created_s=NOW_S,
+        training=TrainingRecord(
+            job_id="job-1",
+            kinds=(PatchKind.SCALE_BIAS,),
+            epochs=4,
+            steps=100,
+            train_samples=1000,
+            seed=0,
+            learning_rate=0.01,
+            batch_size=32,
+            seconds=75,
+            final_loss=0.25,
+            validation=EVALUATION,
+            test=EVALUATION,
+        ),
+    ),
+)
+
+
+def job(state: JobState = JobState.RUNNING, *, step: int = 10, error: str | None = None) -> s.JobView:
+    """A job of two rungs; with a result once it is done."""
+    result = RungResult(
+        resolution=128,
+        patch_id=PATCH,
+        parameters=42_016,
+        share=0.009,
+        bytes=168_000,
+        validation=EVALUATION,
+        test=EVALUATION,
+        seconds=75,
+        published=True,
+    )
+    return s.JobView(
+        id="job-1",
+        state=state,
+        spec=TrainSpec(task="digits", resolutions=(128, 96)),
+        created_s=NOW_S,
+        updated_s=NOW_S,
+        progress=JobProgress(
+            rung=0,
+            rungs=2,
+            resolution=128,
+            epoch=1,
+            epochs=4,
+            step=step,
+            steps=100,
+            loss=0.5,
+            samples_per_s=88.0,
+            plan=TrainingPlan(paused=False, reach=5, fraction=0.25),
+            phase="training",
+        ),
+        results=(result,) if state is JobState.DONE else (),
+        error=error,
+        waiting="the training allocation is 0" if state is JobState.PAUSED else None,
+        seconds=75,
+        slices=3,
+    )
+
+
+def answer(index: int = 1, *, resolution: int = 96) -> s.InferAnswer:
+    """A prediction of class `index` of `TASK`."""
+    labels = TASK.spec.labels
+    return s.InferAnswer(
+        request_id="r-1",
+        task="digits",
+        predictions=(
+            s.Prediction(label=labels[index], index=index, probability=0.75),
+            s.Prediction(label=labels[index - 1], index=(index - 1) % 3, probability=0.25),
+        ),
+        resolution=resolution,
+        patch_id=None,
+        decision_id="d-7",
+        allocation=0.4,
+        why="digits runs at 96 px: best that fits 3.1 ms",
+        timing=s.InferTiming(total_ms=9.5, queue_ms=0.1, decode_ms=2.5, preprocess_ms=1.5, bind_ms=0, network_ms=5.0),
+    )
+
+
+EVENTS = tuple(
+    s.Event(id=number, time_s=NOW_S + number, level=level, kind=kind, message=message)
+    for number, (level, kind, message) in enumerate(
+        (
+            ("info", "job.queued", "Job job-1 trains digits."),
+            ("warning", "trace.started", "The trace takes the place of the device."),
+            ("error", "job.failed", "Job job-1 failed."),
+            ("info", "decision.changed", "digits runs at 96 px."),
+        ),
+        start=1,
+    )
+)

@@ -1,0 +1,501 @@
+"""`patchctl` against a real HTTP server on a Unix socket, and its usage errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from daemon.unix_server import FakeDaemon, Handler, Seen, fake_daemon
+from hypothesis import given
+from hypothesis import strategies as st
+from patchd.daemon.api import schemas as s
+from patchd.daemon.cli import docs
+from patchd.daemon.cli.accuracy import wilson
+from patchd.daemon.cli.common import EXIT_CODES
+from patchd.daemon.cli.main import cli
+from patchd.daemon.cli.top import screen_text
+from patchd.policies.task import JobState
+
+from daemon import bodies
+
+
+@pytest.fixture
+def daemon() -> Iterator[FakeDaemon]:
+    with fake_daemon() as running:
+        yield running
+
+
+def patchctl(*arguments: str | Path, socket: Path | None = None, **environ: str) -> Result:
+    chosen = [] if socket is None else ["--socket", str(socket)]
+    runner = CliRunner(env={"COLUMNS": "80", "PATCHD_SOCKET": "/nonexistent/patchd.sock", **environ})
+    return runner.invoke(cli, [*chosen, *map(str, arguments)], prog_name="patchctl")
+
+
+PRESET = s.PolicyInfo(name="balanced", source="preset:balanced", description="d", in_force=True)
+READING = [
+    (["status"], "/v1/status", bodies.STATUS),
+    (["explain"], "/v1/explain", bodies.EXPLAIN),
+    (
+        ["policy", "list"],
+        "/v1/policies",
+        s.PolicyList(policies=(PRESET,)),
+    ),
+    (
+        ["policy", "show", "balanced"],
+        "/v1/policies/balanced",
+        s.PolicyText(name="balanced", source="preset:balanced", in_force=True, toml="[policy]\n"),
+    ),
+    (["task", "list"], "/v1/tasks", s.TaskList(tasks=(bodies.TASK,))),
+    (["task", "show", "digits"], "/v1/tasks/digits", bodies.TASK),
+    (["patch", "list"], "/v1/patches", s.PatchList(patches=(bodies.PATCH_VIEW,))),
+    (["patch", "show", "4be1"], "/v1/patches/4be1", bodies.PATCH_VIEW),
+    (["train", "list"], "/v1/jobs", s.JobList(jobs=(bodies.job(),))),
+    (["train", "show", "job-1"], "/v1/jobs/job-1", bodies.job(JobState.DONE)),
+    (["events"], "/v1/events", s.EventList(events=bodies.EVENTS)),
+    (
+        ["profile"],
+        "/v1/profile",
+        s.Profile(
+            costs=(
+                s.CostView(
+                    base="lite0", resolution=96, median_ms=2.5, p90_ms=2.75, samples=7, engine="torch", measured_s=1.0
+                ),
+            ),
+            requests=(
+                s.RequestLatency(task="digits", resolution=96, samples=3, p50_ms=9.5, p99_ms=12, network_p50_ms=2.5),
+            ),
+        ),
+    ),
+]
+IDS = [" ".join(command) for command, _, _ in READING]
+
+
+@pytest.mark.parametrize(("command", "path", "body"), READING, ids=IDS)
+def test_every_reading_command_prints_the_body_unchanged_with_json(command, path, body, daemon) -> None:
+    sent = body.model_dump_json(indent=1).encode()
+    daemon.on("GET", path, sent)
+    result = patchctl(*command, "--json", socket=daemon.path)
+    assert result.exit_code == 0, result.output
+    assert result.stdout_bytes == sent + b"\n"
+
+
+@pytest.mark.parametrize(("command", "path", "body"), READING, ids=IDS)
+def test_every_reading_command_prints_plain_text_within_80_columns(command, path, body, daemon) -> None:
+    daemon.on("GET", path, body)
+    result = patchctl(*command, socket=daemon.path)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip()
+    assert "\x1b" not in result.stdout
+    events = command == ["events"]  # log lines are for grep: they are never wrapped
+    assert events or max(len(line) for line in result.stdout.splitlines()) <= 80
+
+
+def test_status_tells_allocation_reason_resolution_and_workers(daemon) -> None:
+    daemon.on("GET", "/v1/status", bodies.STATUS)
+    text = " ".join(patchctl("status", socket=daemon.path).stdout.split())
+    shown = ("0.40 (rules ask for 0.30)", "battery.charge is 0.14", "96 px", "inference ready", "battery 14 %")
+    for part in shown:
+        assert part in text
+
+
+def test_what_the_machine_lacks_is_not_shown(daemon) -> None:
+    bare = bodies.SNAPSHOT.model_copy(update={"memory": None, "power": type(bodies.SNAPSHOT.power)()})
+    daemon.on("GET", "/v1/status", bodies.STATUS.model_copy(update={"snapshot": bare, "decision": None}))
+    text = patchctl("status", socket=daemon.path).stdout
+    assert "battery" not in text
+    assert "mains" not in text
+    assert "none yet" in text
+
+
+def test_explain_sends_the_moment_that_was_asked_for(daemon) -> None:
+    daemon.on("GET", "/v1/explain", bodies.EXPLAIN)
+    result = patchctl("explain", "--at", "-5m", socket=daemon.path)
+    assert result.exit_code == 0
+    assert float(daemon.seen[0].query["at"][0]) == pytest.approx(time.time() - 300, abs=5)
+    assert "- The battery is low." in result.stdout
+    assert "4.5 ms is over 3.1 ms" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "exits"),
+    [
+        ("bad_input", 400, 5),
+        ("bad_policy", 400, 5),
+        ("patch_mismatch", 400, 5),
+        ("conflict", 409, 5),
+        ("too_large", 413, 5),
+        ("not_found", 404, 4),
+        ("forbidden", 403, 7),
+        ("busy", 503, 6),
+        ("worker_crashed", 502, 6),
+        ("unavailable", 503, 3),
+        ("internal", 500, 1),
+        ("bad_state", 500, 1),
+    ],
+)
+def test_an_error_is_one_line_on_stderr_with_its_exit_code(code, status, exits, daemon) -> None:
+    body = {"error": "That failed.", "code": code, "hint": "Do this.", "retry_after_s": 2.0 if code == "busy" else None}
+    daemon.on("GET", "/v1/status", json.dumps(body).encode(), status=status)
+    result = patchctl("status", socket=daemon.path)
+    assert result.exit_code == exits
+    assert exits in EXIT_CODES
+    retry = " Try again in 2 s." if code == "busy" else ""
+    assert result.stderr == f"patchctl: That failed. Do this.{retry}\n"
+    assert result.stdout == ""
+
+
+def test_no_daemon_is_exit_code_3_and_says_how_to_start_it() -> None:
+    result = patchctl("status")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("patchctl: patchd does not answer at /nonexistent/patchd.sock.")
+    assert "`patchd`" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["sttus"], "No such command 'sttus'"),
+        (["status", "--jsn"], "No such option"),
+        (["task", "add", "digits"], "needs --data"),
+        (["task", "add", "t", "--data", "sklearn:digits", "--resolutions", "100"], "100 px is no multiple of 32"),
+        (["task", "add", "t", "--data", "sklearn:digits", "--resolutions", "a,b"], "no comma-separated list"),
+        (["task", "add", "t", "--data", "sklearn:digits", "--crop", "0"], "0"),
+        (["train", "submit"], "--task"),
+        (["train", "submit", "--task", "t", "--kinds", "magic"], "'magic' is not one of scale_bias, head"),
+        (["train", "submit", "--task", "t", "--epochs", "0"], "0"),
+        (["infer", "--task", "t"], "FILE"),
+        (["infer", "x.jpg"], "--task"),
+        (["infer", "--task", "t", "--resolution", "97", "x.jpg"], "97 px"),
+        (["infer", "--task", "t", "--expect", "a", "--top1-from-dirs", "x.jpg"], "exclude each other"),
+        (["explain", "--at", "soon"], "is no time"),
+        (["explain", "--decision", "a", "--request", "b"], "exclude each other"),
+        (["profile", "--base", "lite0"], "add --run"),
+        (["policy", "use"], "NAME|FILE"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2_and_one_line(arguments, says) -> None:
+    result = patchctl(*arguments)
+    assert result.exit_code == 2, result.output
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert re.match(r"patchctl: .* See 'patchctl[a-z ]* --help'\.\n", result.stderr)
+
+
+def test_a_task_name_that_cannot_be_is_one_clear_error() -> None:
+    result = patchctl("task", "add", "Two Words", "--data", "sklearn:digits")
+    assert result.exit_code == 5
+    assert "'Two Words' is no task name" in result.stderr
+
+
+def test_adding_a_task_sends_what_was_asked_and_an_absolute_directory(daemon, tmp_path, monkeypatch) -> None:
+    (tmp_path / "shop").mkdir()
+    monkeypatch.chdir(tmp_path)
+    daemon.on("POST", "/v1/tasks", bodies.TASK)
+    options = ["--data", "shop", "--resolutions", "128,96", "--crop", "1.0"]
+    result = patchctl("task", "add", "digits", *options, socket=daemon.path)
+    assert result.exit_code == 0, result.output
+    sent = s.TaskCreate.model_validate_json(daemon.seen[0].body)
+    assert sent.data == str(tmp_path / "shop")
+    assert sent.resolutions == (128, 96)
+    assert sent.preprocessing.crop_fraction == 1.0
+    assert "3 labels" in result.stdout
+
+
+def test_a_data_set_that_is_not_there_is_refused_before_the_daemon_is_asked() -> None:
+    result = patchctl("task", "add", "t", "--data", "/nonexistent/shop")
+    assert result.exit_code == 5
+    assert "/nonexistent/shop is no directory" in result.stderr
+
+
+def test_a_patch_is_exported_whole_and_imported_as_it_is(daemon, tmp_path) -> None:
+    content = os.urandom(100_000)
+    daemon.on("GET", "/v1/patches/4be1/file", content)
+    daemon.on("POST", "/v1/patches", bodies.PATCH_VIEW)
+    file = tmp_path / "p.safetensors"
+    assert patchctl("patch", "export", "4be1", "-o", file, socket=daemon.path).exit_code == 0
+    assert file.read_bytes() == content
+    assert patchctl("patch", "import", file, socket=daemon.path).exit_code == 0
+    assert daemon.seen[-1].body == content
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_failed_export_leaves_the_old_file(daemon, tmp_path) -> None:
+    file = tmp_path / "p.safetensors"
+    file.write_bytes(b"old")
+    assert patchctl("patch", "export", "none", "-o", file, socket=daemon.path).exit_code == 4
+    assert file.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["patch", "import", "none.safetensors"], "none.safetensors"),
+        (["patch", "export", "x", "-o", "/nonexistent/p"], "/nonexistent/p"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(arguments, says, daemon) -> None:
+    daemon.on("GET", "/v1/patches/x/file", b"1")
+    result = patchctl(*arguments, socket=daemon.path)
+    assert result.exit_code == 5
+    assert says in result.stderr
+    assert "No such file" in result.stderr
+
+
+def test_training_is_submitted_as_asked(daemon) -> None:
+    daemon.on("POST", "/v1/jobs", bodies.job(JobState.QUEUED))
+    arguments = ["--kinds", "head", "--resolutions", "96", "--epochs", "2", "--lr", "0.01", "--max-samples", "64"]
+    result = patchctl("train", "submit", "--task", "digits", *arguments, socket=daemon.path)
+    assert result.exit_code == 0, result.output
+    sent = json.loads(daemon.seen[0].body)
+    assert (sent["kinds"], sent["resolutions"], sent["epochs"]) == (["head"], [96], 2)
+    assert (sent["learning_rate"], sent["max_samples"], sent["batch_size"]) == (0.01, 64, 32)
+
+
+def follow_server(daemon: FakeDaemon, *jobs: s.JobView) -> None:
+    left = list(jobs)
+
+    def next_state(handler: Handler, seen: Seen) -> None:
+        job = left.pop(0) if len(left) > 1 else left[0]
+        handler.answer(200, job.model_dump_json().encode())
+
+    daemon.on("GET", "/v1/jobs/job-1", next_state)
+
+
+def test_following_prints_plain_lines_and_a_table_at_the_end(daemon, monkeypatch) -> None:
+    monkeypatch.setattr("patchd.daemon.cli.follow.POLL_S", 0.01)
+    follow_server(daemon, bodies.job(JobState.QUEUED), bodies.job(), bodies.job(step=60), bodies.job(JobState.DONE))
+    result = patchctl("train", "follow", "job-1", socket=daemon.path)
+    assert result.exit_code == 0, result.output
+    assert "rung 1/2 128 px, epoch 2/4, step 10/100, loss 0.500, 88 images/s" in result.stderr
+    assert "from block 5 and 25 % of the base" in result.stderr
+    assert "93.1 % [90.0-95.3] n=360" in result.stdout
+    assert "42016" in result.stdout
+
+
+@pytest.mark.parametrize(("state", "says"), [(JobState.FAILED, "it broke"), (JobState.CANCELLED, "was cancelled")])
+def test_following_a_job_that_does_not_succeed_is_exit_code_1(state, says, daemon) -> None:
+    follow_server(daemon, bodies.job(state, error="it broke"))
+    result = patchctl("train", "follow", "job-1", socket=daemon.path)
+    assert result.exit_code == 1
+    assert says in result.stderr
+
+
+@pytest.mark.parametrize("action", ["pause", "resume", "cancel"])
+def test_a_job_is_changed(action, daemon) -> None:
+    daemon.on("POST", f"/v1/jobs/job-1/{action}", bodies.job(JobState.PAUSED))
+    result = patchctl("train", action, "job-1", socket=daemon.path)
+    assert result.exit_code == 0, result.output
+    assert "job-1" in result.stdout
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two classes of two files each; the content names the class that the server answers."""
+    for folder, answers in {"one": "12", "two": "22"}.items():
+        (tmp_path / folder).mkdir()
+        for number, index in enumerate(answers):
+            (tmp_path / folder / f"{number}.jpg").write_bytes(b"\xff\xd8\xff" + index.encode())
+    return tmp_path
+
+
+@pytest.fixture
+def classifier(daemon: FakeDaemon) -> FakeDaemon:
+    """Answers the class that a file's fourth byte names; 'x' is no image."""
+
+    def classify(handler: Handler, seen: Seen) -> None:
+        if seen.body[3:4] == b"x":
+            body = {"error": "The body is no image.", "code": "bad_input"}
+            handler.answer(400, json.dumps(body).encode())
+        else:
+            handler.answer(200, bodies.answer(int(seen.body[3:4])).model_dump_json().encode())
+
+    daemon.on("GET", "/v1/tasks/digits", bodies.TASK)
+    daemon.on("POST", "/v1/tasks/digits/infer", classify)
+    return daemon
+
+
+def test_infer_shows_labels_rung_times_and_why(classifier, images) -> None:
+    result = patchctl("infer", "--task", "digits", images / "one" / "0.jpg", socket=classifier.path)
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    for part in ("one 75.0 %", "96 px", "allocation 0.40", "9.50 ms", "network 5.00 ms", "best that fits 3.1 ms"):
+        assert part in text
+
+
+def test_infer_walks_directories_and_prints_one_json_line_a_file(classifier, images) -> None:
+    result = patchctl("infer", "--task", "digits", "--json", images, socket=classifier.path)
+    assert result.exit_code == 0, result.output
+    found = [s.InferAnswer.model_validate_json(line).predictions[0].index for line in result.stdout.splitlines()]
+    assert found == [1, 2, 2, 2]
+
+
+def test_a_broken_image_among_others_is_named_and_the_others_are_answered(classifier, images) -> None:
+    (images / "one" / "0.jpg").write_bytes(b"\xff\xd8\xffx")
+    result = patchctl("infer", "--task", "digits", images, socket=classifier.path)
+    assert result.exit_code == 5
+    assert result.stderr == f"patchctl: {images}/one/0.jpg: The body is no image.\n"
+    assert result.stdout.count("request") == 3
+
+
+@pytest.mark.parametrize(("label", "exits"), [("two", 0), ("TWO", 0), ("2", 0), ("one", 1), ("nine", 5)])
+def test_the_expected_label_decides_the_exit_code(label, exits, classifier, images) -> None:
+    result = patchctl("infer", "--task", "digits", "--expect", label, images / "two", socket=classifier.path)
+    assert result.exit_code == exits, result.output
+
+
+def test_top1_over_directories_has_its_wilson_interval(classifier, images) -> None:
+    result = patchctl("infer", "--task", "digits", "--top1-from-dirs", images, socket=classifier.path)
+    assert result.exit_code == 0, result.output
+    assert "75.0 % (3 of 4), 95 % interval 30.1 to 95.4 %" in result.stdout
+    asked = patchctl("infer", "--task", "digits", "--top1-from-dirs", "--json", images, socket=classifier.path)
+    summary = json.loads(asked.stdout)
+    assert summary["classes"] == {"one": {"images": 2, "correct": 1}, "two": {"images": 2, "correct": 2}}
+    assert (summary["top1"], summary["resolutions"]) == (0.75, {"96": 4})
+
+
+def test_top1_refuses_a_directory_that_names_no_label(classifier, images) -> None:
+    (images / "two").rename(images / "n002")
+    result = patchctl("infer", "--task", "digits", "--top1-from-dirs", images, socket=classifier.path)
+    assert result.exit_code == 5
+    assert "'n002' is no label of task 'digits'" in result.stderr
+    (images / "map.tsv").write_text("index\twnid\n2\tn002\ttwo, pair\n")
+    arguments = ["--top1-from-dirs", "--label-map", images / "map.tsv", images]
+    assert patchctl("infer", "--task", "digits", *arguments, socket=classifier.path).exit_code == 0
+
+
+@pytest.mark.parametrize(("path", "exits"), [("/nonexistent/x.jpg", 4), ("empty", 5)])
+def test_images_that_are_not_there_are_named(path, exits, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    result = patchctl("infer", "--task", "digits", path)
+    assert result.exit_code == exits
+    assert path in result.stderr
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_wilson_interval_holds_the_proportion(counts) -> None:
+    correct, samples = counts
+    low, high = wilson(correct, samples)
+    assert 0 <= low <= correct / samples <= high <= 1
+    assert wilson(samples - correct, samples) == pytest.approx((1 - high, 1 - low))
+
+
+def test_events_are_filtered_by_level_and_kind(daemon) -> None:
+    daemon.on("GET", "/v1/events", s.EventList(events=bodies.EVENTS))
+    assert patchctl("events", "--level", "warning", socket=daemon.path).stdout.count("\n") == 2
+    assert patchctl("events", "--kind", "job", socket=daemon.path).stdout.count("\n") == 2
+    one = patchctl("events", "--kind", "job.failed", "--json", socket=daemon.path)
+    assert [event["id"] for event in json.loads(one.stdout)["events"]] == [3]
+
+
+def test_following_events_goes_on_where_the_past_ended(daemon) -> None:
+    def stream(handler: Handler, seen: Seen) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(f"data: {bodies.EVENTS[3].model_dump_json()}\n\n".encode())
+        handler.close_connection = True
+
+    daemon.on("GET", "/v1/events", s.EventList(events=bodies.EVENTS[:3]))
+    daemon.on("GET", "/v1/events/stream", stream)
+    result = patchctl("events", "--follow", socket=daemon.path)
+    assert result.stdout.count("\n") == 4
+    assert daemon.seen[-1].query["since"] == ["3"]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 10), (200, 60)])
+def test_the_live_screen_fits_its_terminal(size) -> None:
+    shown = screen_text(bodies.STATUS, [bodies.job()], bodies.EVENTS * 20, size).splitlines()
+    assert len(shown) <= size[1]
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in shown) <= size[0]
+
+
+def test_the_live_screen_needs_a_terminal() -> None:
+    result = patchctl("top")
+    assert result.exit_code == 5
+    assert "needs a terminal" in result.stderr
+
+
+def run_program(*arguments: str, socket: Path, **options: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "patchd.daemon.cli.main", "--socket", str(socket), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def test_ctrl_c_while_following_leaves_the_job_alone_and_exits_130(daemon) -> None:
+    follow_server(daemon, bodies.job())
+    with run_program("train", "follow", "job-1", socket=daemon.path) as process:
+        assert process.stderr is not None
+        assert "rung 1/2" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "goes on" in said
+    assert "patchctl train cancel job-1" in said
+    assert {seen.method for seen in daemon.seen} == {"GET"}
+
+
+def test_ctrl_c_while_measuring_prints_what_was_done(classifier, images) -> None:
+    answer = classifier.answers["POST", "/v1/tasks/digits/infer"]
+
+    def hang_at_the_third(handler: Handler, seen: Seen) -> None:
+        if sum(seen.method == "POST" for seen in classifier.seen) > 2:
+            time.sleep(5)
+        assert callable(answer)
+        answer(handler, seen)
+
+    classifier.on("POST", "/v1/tasks/digits/infer", hang_at_the_third)
+    with run_program("infer", "--task", "digits", "--top1-from-dirs", str(images), socket=classifier.path) as process:
+        deadline = time.monotonic() + 10
+        while sum(seen.method == "POST" for seen in classifier.seen) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        said, warned = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "50.0 % (1 of 2)" in said
+    assert "after 2 of 4" in warned
+
+
+def test_a_reader_that_goes_away_ends_the_program_quietly(daemon) -> None:
+    daemon.on("GET", "/v1/events", s.EventList(events=bodies.EVENTS * 500))
+    with run_program("events", "--limit", "5000", socket=daemon.path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+def test_status_imports_neither_rich_nor_asyncio_nor_torch(daemon) -> None:
+    daemon.on("GET", "/v1/status", bodies.STATUS)
+    code = (
+        "import sys\nfrom patchd.daemon.cli.main import cli\n"
+        "try:\n    cli(['--socket', sys.argv[1], 'status'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'rich', 'asyncio', 'torch', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(daemon.path)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_help_texts_in_the_documentation_are_those_of_the_commands() -> None:
+    present = docs.DOCUMENT.read_text(encoding="utf-8")
+    assert present == docs.with_help(present), "run `python -m patchd.daemon.cli.docs`"
+
+
+def test_every_exit_code_is_in_help_and_documentation() -> None:
+    document = docs.DOCUMENT.read_text(encoding="utf-8")
+    shown = " ".join(patchctl("--help").stdout.split())
+    for code, meaning in EXIT_CODES.items():
+        assert f"| {code} | {meaning} |" in document
+        assert f"{code} {meaning}" in shown

@@ -1,0 +1,280 @@
+"""The inference worker as a process: real frames over a real socket, real networks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from patchd.daemon.workers.channel import Channel
+from patchd.daemon.workers.protocol import (
+    InferRequest,
+    InferResult,
+    Message,
+    ProfileRequest,
+    ProfileResult,
+    Ready,
+    RungRef,
+    Stop,
+    WorkerError,
+    YieldSlice,
+)
+from patchd.models.bases import Base, imagenet_labels, load_base
+from patchd.models.engine import TorchEngine
+from patchd.models.patches import Patch, load_patch, save_patch
+from patchd.models.preprocessing import decode_image, to_input
+from patchd.policies.task import PatchKind, PatchMetadata, Preprocessing
+from PIL import Image
+
+PALACE, DAISY = (imagenet_labels().index(name) for name in ("palace", "daisy"))
+
+
+class WorkerProcess:
+    """A worker with this process as its control plane."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(60)
+        command = [
+            sys.executable,
+            "-m",
+            "patchd.daemon.workers.inference",
+            "--fd",
+            str(theirs.fileno()),
+            "--threads",
+            "1",
+        ]
+        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True)
+        theirs.close()
+        self.socket = ours
+        self.channel = Channel(ours)
+        self.ready = self.receive()
+        self._next = 0
+
+    def receive(self) -> Message:
+        frame = self.channel.receive()
+        assert frame is not None, self.process.stderr
+        return frame[0]
+
+    def ask(self, message: Message, payload: bytes = b"") -> Message:
+        self.channel.send(message, payload)
+        return self.receive()
+
+    def infer(self, rung: RungRef, payload: bytes, form: str = "image", **fields: object) -> Message:
+        self._next += 1
+        answer = self.ask(InferRequest(id=self._next, rung=rung, form=form, **fields), payload)
+        assert answer.id == self._next
+        return answer
+
+    def end(self) -> tuple[int, str]:
+        self.socket.close()
+        _, stderr = self.process.communicate(timeout=20)
+        return self.process.returncode, stderr
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[WorkerProcess]:
+    worker = WorkerProcess()
+    yield worker
+    assert worker.end() == (0, "")
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return load_base("lite0")
+
+
+def rung(resolution: int = 224, **fields: object) -> RungRef:
+    return RungRef(
+        **{"task": "imagenet", "base": "lite0", "resolution": resolution, "labels": 1000,
+           "preprocessing": Preprocessing(), **fields}
+    )  # fmt: skip
+
+
+def head_patch(base: Base, labels: int, seed: int, **changes: object) -> Patch:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        "classifier.weight": torch.randn(labels, 1280, generator=generator),
+        "classifier.bias": torch.randn(labels, generator=generator),
+    }
+    fields = {
+        "base": "lite0", "base_hash": base.hash, "task": "t", "labels": tuple(map(str, range(labels))),
+        "kinds": (PatchKind.HEAD,), "resolution": 96, "preprocessing": Preprocessing(), "parameters": 1281 * labels,
+        "base_parameters": base.parameters_count, "created_s": 0.0,
+    }  # fmt: skip
+    return Patch(PatchMetadata(**{**fields, **changes}), tensors)
+
+
+def patch_rung(patch: Patch, folder: Path, **fields: object) -> RungRef:
+    patch_id, path = save_patch(patch, folder)
+    labels = len(patch.metadata.labels)
+    return rung(96, **{"task": "t", "patch_file": str(path), "patch_id": patch_id, "labels": labels, **fields})
+
+
+def test_the_worker_says_that_it_is_ready(worker):
+    assert worker.ready == Ready(engine="torch", threads=1)
+
+
+def test_photographs_are_classified_with_timing(worker, photographs):
+    for name, index in (("china", PALACE), ("flower", DAISY)):
+        answer = worker.infer(rung(), photographs[name].read_bytes(), top_k=3)
+        assert isinstance(answer, InferResult)
+        assert answer.indices[0] == index
+        assert len(answer.indices) == len(answer.probabilities) == 3
+        assert list(answer.probabilities) == sorted(answer.probabilities, reverse=True)
+        assert answer.image_size == (640, 427)
+        assert answer.timing.decode_ms > 0
+        assert answer.timing.network_ms > answer.timing.bind_ms >= 0
+
+
+def test_image_pixels_and_input_agree_with_the_library(worker, base, photographs):
+    data = photographs["china"].read_bytes()
+    pixels = np.asarray(decode_image(data))
+    inputs = to_input(pixels, 96, Preprocessing())
+    expected = TorchEngine(base, 1).predict(inputs.unsqueeze(0))[0].topk(5)
+    raw = inputs.contiguous().numpy().tobytes()
+    answers = [
+        worker.infer(rung(96), data),
+        worker.infer(rung(96), pixels.tobytes(), "pixels", shape=pixels.shape),
+        worker.infer(rung(96), raw, "input", shape=(3, 96, 96)),
+        worker.infer(rung(96), raw, "input", shape=(1, 3, 96, 96)),
+    ]
+    for answer in answers:
+        assert isinstance(answer, InferResult)
+        assert answer.indices == tuple(expected.indices.tolist())
+        assert answer.probabilities == pytest.approx(expected.values.tolist(), abs=1e-4)
+
+
+def test_patches_of_different_class_counts_take_turns(worker, base, photographs, tmp_path):
+    data = photographs["flower"].read_bytes()
+    inputs = to_input(decode_image(data), 96, Preprocessing()).unsqueeze(0)
+    engine = TorchEngine(base, 1)
+    bare = worker.infer(rung(96), data)
+    rungs = [patch_rung(head_patch(base, labels, labels), tmp_path) for labels in (3, 40)]
+    for chosen in (*rungs, *rungs):
+        answer = worker.infer(chosen, data, top_k=1000)
+        assert isinstance(answer, InferResult), answer
+        assert len(answer.indices) == chosen.labels
+        expected = engine.predict(inputs, load_patch(Path(str(chosen.patch_file)), base))[0]
+        assert answer.indices[0] == int(expected.argmax())
+        again = worker.infer(rung(96), data)
+        assert again.probabilities == bare.probabilities
+
+
+def jpeg_header_only() -> bytes:
+    buffer = BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "JPEG")
+    return buffer.getvalue()[:-40]
+
+
+@pytest.mark.parametrize(
+    ("payload", "form", "fields", "code", "says"),
+    [
+        (b"", "image", {}, "bad_input", "empty"),
+        (b"hello", "image", {}, "bad_input", "not an image"),
+        (jpeg_header_only(), "image", {}, "bad_input", "broken"),
+        (b"\0" * 12, "input", {"shape": (3, 2, 2)}, "bad_input", "takes FP32 [3, 96, 96]"),
+        (b"\0" * 12, "input", {"shape": (3, 96, 96)}, "bad_input", "needs 110592 bytes; 12 were sent"),
+        (b"\xff" * 110592, "input", {"shape": (3, 96, 96)}, "bad_input", "not finite"),
+        (b"\0" * 12, "pixels", {"shape": (2, 2)}, "bad_input", "UINT8 [H, W, 3] is needed"),
+        (b"", "pixels", {"shape": (0, 2, 3)}, "bad_input", "UINT8 [H, W, 3] is needed"),
+        (b"\0" * 11, "pixels", {"shape": (2, 2, 3)}, "bad_input", "needs 12 bytes; 11 were sent"),
+        (b"\0" * 12, "pixels", {"shape": (2, 2, 3), "max_pixels": 3}, "too_large", "megapixels"),
+    ],
+)
+def test_what_cannot_be_used_gets_one_clear_error_and_the_worker_serves_on(
+    worker, photographs, payload, form, fields, code, says
+):
+    answer = worker.infer(rung(96), payload, form, **fields)
+    assert isinstance(answer, WorkerError)
+    assert answer.code == code
+    assert says in answer.message
+    assert "\n" not in answer.message
+    assert isinstance(worker.infer(rung(96), photographs["china"].read_bytes()), InferResult)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(worker):
+    buffer = BytesIO()
+    Image.new("1", (10_000, 10_000)).save(buffer, "PNG")
+    answer = worker.infer(rung(96), buffer.getvalue())
+    assert isinstance(answer, WorkerError)
+    assert answer.code == "too_large"
+    assert "100.0 megapixels" in answer.message
+    assert "at most 40.0" in answer.message
+
+
+def test_patches_that_do_not_fit_are_refused_by_name(worker, base, photographs, tmp_path):
+    data = photographs["china"].read_bytes()
+    foreign = patch_rung(head_patch(base, 3, 0, base_hash="0" * 64), tmp_path)
+    miscounted = patch_rung(head_patch(base, 3, 0), tmp_path, labels=4)
+    absent = rung(96, patch_file=str(tmp_path / "absent.safetensors"))
+    headless = rung(96, task="t", labels=10)
+    unknown = rung(96, base="lite7")
+    for chosen, code, says in (
+        (foreign, "patch_mismatch", "fingerprint 000000000000"),
+        (miscounted, "patch_mismatch", "answers 3 classes; task 't' has 4"),
+        (absent, "not_found", "absent.safetensors"),
+        (headless, "patch_mismatch", "answers 1000 classes without a patch; task 't' has 10"),
+        (unknown, "not_found", "no base called 'lite7'"),
+    ):
+        answer = worker.infer(chosen, data)
+        assert isinstance(answer, WorkerError), chosen
+        assert (answer.code, says in answer.message) == (code, True), answer.message
+
+
+def test_a_message_meant_for_the_other_worker_is_refused(worker):
+    answer = worker.ask(YieldSlice())
+    assert isinstance(answer, WorkerError)
+    assert "yield_slice" in answer.message
+
+
+def test_an_unforeseen_failure_costs_one_request_only(worker, photographs, tmp_path):
+    # A directory in a patch's place: an operating system error that no rule foresees.
+    answer = worker.infer(rung(96, patch_file=str(tmp_path)), photographs["china"].read_bytes())
+    assert isinstance(answer, WorkerError)
+    assert answer.code == "internal"
+    assert answer.message.startswith("IsADirectoryError")
+    assert isinstance(worker.infer(rung(96), photographs["china"].read_bytes()), InferResult)
+
+
+def test_profiling_measures_each_resolution(worker):
+    answer = worker.ask(ProfileRequest(id=7, base="lite0", resolutions=(224, 96), repeats=5))
+    assert isinstance(answer, ProfileResult)
+    assert (answer.id, answer.engine, answer.threads) == (7, "torch", 1)
+    large, small = answer.costs
+    assert (large.resolution, small.resolution, large.repeats) == (224, 96, 5)
+    assert 0 < small.median_ms < large.median_ms
+    assert all(cost.median_ms <= cost.p90_ms for cost in answer.costs)
+
+
+def test_requests_sent_together_are_answered_in_order(worker, photographs):
+    data = photographs["china"].read_bytes()
+    for identity in (101, 102, 103):
+        worker.channel.send(InferRequest(id=identity, rung=rung(96), form="image"), data if identity != 102 else b"x")
+    assert [worker.receive().id for _ in range(3)] == [101, 102, 103]
+
+
+def test_ctrl_c_is_left_to_the_control_plane_and_stop_ends_the_worker():
+    worker = WorkerProcess()
+    os.kill(worker.process.pid, signal.SIGINT)
+    answer = worker.ask(ProfileRequest(id=1, base="lite0", resolutions=(32,), repeats=1))
+    assert isinstance(answer, ProfileResult)
+    worker.channel.send(Stop())
+    assert worker.process.wait(timeout=20) == 0
+    worker.end()
+
+
+def test_the_end_of_the_stream_ends_the_worker():
+    worker = WorkerProcess()
+    start = time.monotonic()
+    assert worker.end() == (0, "")
+    assert time.monotonic() - start < 10

@@ -1,0 +1,114 @@
+"""A real daemon process for tests: started on a fresh state directory, asked over its socket, ended by its pid."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from patchd.daemon.client import PatchdClient
+from patchd.policies.errors import PatchdError
+
+START_TIMEOUT_S = 30.0
+
+
+class RunningDaemon:
+    """`patchd` in a process of its own; use as a context manager."""
+
+    def __init__(self, state: Path, *arguments: str, environ: dict[str, str] | None = None) -> None:
+        self.state = state
+        self._short = Path(
+            tempfile.mkdtemp(prefix="patchd-")
+        )  # pytest's own paths may be over the 107 bytes of a socket
+        self.socket = self._short / "s"
+        self.log = self._short / "log"
+        self.arguments = arguments
+        self.environ = environ or {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.client = PatchdClient(self.socket)
+
+    def start(self, wait: bool = True) -> RunningDaemon:
+        command = [sys.executable, "-m", "patchd.daemon.main", "--state", str(self.state)]
+        command += ["--socket", str(self.socket), *self.arguments]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **self.environ}
+            )
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise AssertionError(f"patchd ended with {self.process.returncode}:\n{self.text()}")
+            try:
+                self.client.status()
+            except PatchdError:
+                time.sleep(0.05)
+                continue
+            return
+        raise AssertionError(f"patchd did not answer:\n{self.text()}")
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def kill(self) -> None:
+        """kill -9, as a power cut would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self.client.close()
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
+        """Signal, wait; the exit status and the seconds it took."""
+        assert self.process is not None
+        began = time.monotonic()
+        self.process.send_signal(number)
+        code = self.process.wait(30)
+        self.client.close()
+        return code, time.monotonic() - began
+
+    def until(self, condition, timeout_s: float = 60.0, every_s: float = 0.1):
+        """Wait for `condition()` to be true and return its value."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if value := condition():
+                return value
+            time.sleep(every_s)
+        raise AssertionError(f"not within {timeout_s} s; the daemon said:\n{self.text()}")
+
+    def __enter__(self) -> RunningDaemon:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.client.close()
+        shutil.rmtree(self._short, ignore_errors=True)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (a zombie does not)."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
