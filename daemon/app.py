@@ -21,7 +21,6 @@ from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
 from ..policies.errors import NotFoundError, PatchdError, UnavailableError
-from ..policies.snapshot import Snapshot
 from . import notify, sockets
 from .api.caller_protocol import CallerProtocol
 from .api.routes import Routes
@@ -69,8 +68,7 @@ class Daemon:
         self.monitor = Monitor(
             proc_root=config.proc_root, sys_root=config.sys_root, state_dir=state_dir, worker_pids=self._worker_pids
         )
-        first = self.monitor.sample(time.time())
-        threads = config.threads or usable_threads(first)
+        threads = config.threads or usable_threads(self.monitor.usable_cores())
         self.deciding = DecisionService(self.store, self.events, self.policies, self.tasks, self.monitor)
         self.inference = InferenceService(
             self.tasks,
@@ -201,9 +199,9 @@ class Daemon:
         )
 
 
-def usable_threads(snapshot: Snapshot) -> int:
+def usable_threads(cores: float) -> int:
     """Usable cores rounded down, at least one: threads beyond a cgroup quota slow everything (ollama#17916)."""
-    return max(1, int(snapshot.cpu.cores))
+    return max(1, int(cores))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

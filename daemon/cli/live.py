@@ -72,6 +72,4 @@ def _offset(seconds: float) -> str:
 
 
 def _indented(text: str) -> str:
-    import textwrap
-
-    return textwrap.fill(text, render.width(), initial_indent=" " * 11, subsequent_indent=" " * 11)
+    return "\n".join(" " * 11 + line for line in render.wrap(text, render.width() - 11))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 import time
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 ABSENT = "-"
 _GAP = 2  # blanks between two columns
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|px|ms|s|min|h|B|KiB|MiB|GiB|°C)(?![a-zA-Z]))")
 
 
 def width() -> int:
@@ -39,7 +41,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequen
 def _row(cells: Sequence[str], sizes: Sequence[int], right: Sequence[int], indent: int) -> list[str]:
     *first, last = cells
     columns = [cell.rjust(sizes[i]) if i in right else cell.ljust(sizes[i]) for i, cell in enumerate(first)]
-    wrapped = textwrap.wrap(last, sizes[-1]) or [""]
+    wrapped = wrap(last, sizes[-1])
     if len(cells) - 1 in right:
         wrapped = [line.rjust(sizes[-1]) for line in wrapped]
     gap = " " * _GAP
@@ -52,7 +54,7 @@ def fields(pairs: Sequence[tuple[str, str]]) -> str:
     size = max(len(name) for name, _ in pairs) + _GAP
     lines: list[str] = []
     for name, value in pairs:
-        wrapped = textwrap.wrap(value, max(24, width() - size), break_on_hyphens=False) or [""]
+        wrapped = wrap(value, max(24, width() - size))
         lines.append(click.style(name.ljust(size), bold=True) + wrapped[0])
         lines.extend(" " * size + line for line in wrapped[1:])
     return "\n".join(lines)
@@ -60,10 +62,14 @@ def fields(pairs: Sequence[tuple[str, str]]) -> str:
 
 def bullets(sentences: Sequence[str]) -> str:
     """One wrapped line group a sentence."""
-    return "\n".join(
-        textwrap.fill(sentence, width(), initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
-        for sentence in sentences
-    )
+    return "\n".join("- " + "\n  ".join(wrap(sentence, width() - 2)) for sentence in sentences)
+
+
+def wrap(text: str, columns: int) -> list[str]:
+    """Lines of at most `columns`; a number stays with its unit. One empty line for an empty text."""
+    kept = _UNIT.sub("\u00a0", text)
+    lines = textwrap.wrap(kept, columns, break_on_hyphens=False) or [""]
+    return [line.replace("\u00a0", " ") for line in lines]
 
 
 def heading(text: str) -> str:

@@ -26,6 +26,12 @@ class CpuReader:
         self._used: dict[int, float] = {}
         self._sampled_s: float | None = None
 
+    def usable_cores(self) -> float:
+        """Processors in the affinity mask, or the cgroup's quota where that is less."""
+        count = len(os.sched_getaffinity(0))
+        limit = self._cgroup.cpu_limit_cores()
+        return count if limit is None else min(count, limit)
+
     def sample(self, workers: Mapping[str, int]) -> tuple[Cpu, tuple[WorkerUse, ...]]:
         """Processor use since the last call, and what each of the daemon's own processes took of it."""
         now = time.monotonic()

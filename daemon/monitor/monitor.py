@@ -36,6 +36,10 @@ class Monitor:
         self._sensors = find_sensors(sys_root)
         self._discovered_s = time.monotonic()
 
+    def usable_cores(self) -> float:
+        """The processors this daemon and its workers may use: the affinity mask, or the cgroup quota below it."""
+        return self._cpu.usable_cores()
+
     def sample(self, now_s: float) -> Snapshot:
         """What the device is like at `now_s` (Unix time); what it lacks or does not tell is absent."""
         if time.monotonic() - self._discovered_s >= REDISCOVER_S:

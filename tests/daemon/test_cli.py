@@ -22,8 +22,12 @@ from patchd.daemon.cli import docs
 from patchd.daemon.cli.accuracy import wilson
 from patchd.daemon.cli.common import EXIT_CODES
 from patchd.daemon.cli.main import cli
+from patchd.daemon.cli.render import wrap
 from patchd.daemon.cli.top import screen_text
+from patchd.policies.presets_loader import preset_text, trace_text
+from patchd.policies.replay import ReplayResult
 from patchd.policies.task import JobState
+from patchd.policies.trace import parse_trace
 
 from daemon import bodies
 
@@ -409,6 +413,112 @@ def test_following_events_goes_on_where_the_past_ended(daemon) -> None:
     result = patchctl("events", "--follow", socket=daemon.path)
     assert result.stdout.count("\n") == 4
     assert daemon.seen[-1].query["since"] == ["3"]
+
+
+def test_a_number_stays_with_its_unit_when_a_line_is_wrapped() -> None:
+    text = "some words and then 34 % at 192 px for 12 ms, 5 sheep " * 4
+    for columns in range(20, 60):
+        lines = wrap(text, columns)
+        assert " ".join(lines).split() == text.split()
+        assert not any(re.match(r"(%|px|ms)", line) for line in lines)
+        assert max(map(len, lines)) <= columns
+
+
+def test_a_policy_file_is_checked_without_a_daemon(tmp_path) -> None:
+    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
+    good.write_text(preset_text("balanced"))
+    assert patchctl("policy", "check", good).exit_code == 0
+    bad.write_text(preset_text("balanced") + "\n[inferense]\nmin_resolution = 96\n")
+    line = bad.read_text().splitlines().index("[inferense]") + 1
+    result = patchctl("policy", "check", bad)
+    assert result.exit_code == 5
+    assert result.stderr.startswith(f"patchctl: {bad}:{line}: ")
+    assert "inferense" in result.stderr
+    assert patchctl("policy", "check", tmp_path / "none.toml").exit_code == 5
+
+
+@pytest.mark.parametrize(("given", "sent"), [("powersave", "name"), ("./mine.toml", "path")])
+def test_a_policy_is_put_in_force_by_name_or_by_absolute_path(given, sent, daemon, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(preset_text("powersave"))
+    daemon.on("POST", "/v1/policies/use", bodies.POLICY)
+    assert patchctl("policy", "use", given, socket=daemon.path).exit_code == 0
+    body = s.PolicyUse.model_validate_json(daemon.seen[0].body)
+    assert getattr(body, sent) == (given if sent == "name" else str(tmp_path / "mine.toml"))
+    assert (body.name is None) != (body.path is None)
+
+
+def test_a_trace_is_replayed_offline_through_several_policies() -> None:
+    result = patchctl("replay", "demo", "--policy", "balanced", "--policy", "performance", "--json")
+    assert result.exit_code == 0, result.output
+    found = [ReplayResult.model_validate_json(line) for line in result.stdout.splitlines()]
+    assert [one.policy for one in found] == ["balanced", "performance"]
+    assert found[0].mean_inference < found[1].mean_inference
+    shown = patchctl("replay", "demo").stdout
+    assert "battery-low" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_an_offline_replay_uses_the_daemons_ladders_when_asked(daemon) -> None:
+    daemon.on("GET", "/v1/tasks", s.TaskList(tasks=(bodies.TASK,)))
+    result = patchctl("replay", "demo", "--measured", "--json", socket=daemon.path)
+    assert set(ReplayResult.model_validate_json(result.stdout).seconds_at) == {"digits"}
+
+
+@pytest.mark.parametrize(("trace", "exits"), [("nothing", 4), ("/nonexistent/t.jsonl", 5), ("broken.jsonl", 5)])
+def test_a_trace_that_cannot_be_replayed_is_named(trace, exits, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken.jsonl").write_text("{}\n")
+    result = patchctl("replay", trace)
+    assert result.exit_code == exits
+    assert trace in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_live_replay_shows_each_changed_decision_until_it_ends(daemon) -> None:
+    changed = bodies.EVENTS[3].model_copy(update={"data": {"decision": "d-7"}})
+    ended = changed.model_copy(update={"id": 9, "kind": "trace.ended", "message": "The trace has ended."})
+
+    def stream(handler: Handler, seen: Seen) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        for event in (bodies.EVENTS[1], changed, ended):
+            handler.wfile.write(f"data: {event.model_dump_json()}\n\n".encode())
+        handler.close_connection = True
+
+    daemon.on("GET", "/v1/events", s.EventList(events=bodies.EVENTS[:1]))
+    daemon.on("GET", "/v1/events/stream", stream)
+    daemon.on("GET", "/v1/decisions/d-7", bodies.DECISION)
+    daemon.on("POST", "/v1/monitor/trace", s.TraceState(active=True, name="demo", position_s=0, duration_s=36))
+    result = patchctl("replay", "demo", "--live", "--speed", "4", "--wait", socket=daemon.path)
+    assert result.exit_code == 0, result.output
+    sent = s.TraceReplay.model_validate_json(next(seen.body for seen in daemon.seen if seen.method == "POST"))
+    assert (sent.name, sent.speed, sent.jsonl) == ("demo", 4.0, trace_text("demo"))
+    assert "for 9.0 s" in result.stdout
+    assert "inference 0.40, training 0.00 (paused), digits 96 px" in result.stdout
+    assert result.stdout.rstrip().endswith("The trace has ended.")
+
+
+def test_a_recording_is_a_trace_that_can_be_replayed(daemon, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("patchd.daemon.cli.replay.PERIOD_S", 0.01)
+    ticks = iter(range(10_000))
+
+    def snapshot(handler: Handler, seen: Seen) -> None:
+        taken = bodies.SNAPSHOT.model_copy(update={"time_s": bodies.NOW_S + next(ticks) // 2})
+        handler.answer(200, taken.model_dump_json().encode())
+
+    daemon.on("GET", "/v1/snapshot", snapshot)
+    file = tmp_path / "My Trace.jsonl"
+    result = patchctl("record", file, "--seconds", "0.2", socket=daemon.path)
+    assert result.exit_code == 0, result.output
+    trace = parse_trace(file.read_text(), "recorded")
+    assert trace.name == "my-trace"
+    assert [record.t for record in trace.records] == list(range(len(trace.records)))
+    assert len(trace.records) >= 3
+    assert trace.records[0].power == bodies.SNAPSHOT.power
+    again = patchctl("record", file, "--seconds", "0.2", socket=daemon.path)
+    assert again.exit_code == 5
+    assert "--force" in again.stderr
 
 
 @pytest.mark.parametrize("size", [(80, 24), (40, 10), (200, 60)])

@@ -1,0 +1,100 @@
+"""Time from a resource change in a replayed trace to the first prediction that obeys it, in sampling periods.
+
+Two changes under the preset policy `balanced`: mains to a low battery, and free processors to full ones (that rule waits
+`for_s` = 1 s by itself). Predictions are asked for without pause. The peer in the same run is the monitor alone: the time
+until GET /v1/snapshot shows the change. Aim: at most two sampling periods.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from typing import Any
+
+import numpy as np
+from common import finish, parser, print_table, quantile, running_daemon, spread
+
+from patchd.daemon.api.schemas import TraceReplay
+from patchd.daemon.client import PatchdClient
+from patchd.policies.snapshot import Snapshot, signals
+
+PERIOD_S = 1.0  # the daemon's default sampling period
+BEFORE_S = 2.0  # of the trace, before the change: the daemon must have settled
+GIVE_UP_S = 10.0
+CALM = {"cpu": {"count": 2, "busy": 0.05, "busy_own": 0.02}, "power": {"on_mains": True, "battery_charge": 0.9}}
+CHANGES: dict[str, tuple[dict[str, Any], str, float]] = {
+    "mains to low battery": ({**CALM, "power": {"on_mains": False, "battery_charge": 0.15}}, "power.on_mains", 0.0),
+    "processors filled": ({**CALM, "cpu": {"count": 2, "busy": 0.97, "busy_own": 0.02}}, "cpu.busy", 0.97),
+}
+
+
+def trace(change: dict[str, Any], at_s: float) -> str:
+    """A trace that changes once, `at_s` seconds after its start."""
+    head = {"format": "patchd-trace", "version": 1, "name": "step", "story": "One change.", "period_s": PERIOD_S}
+    samples = [(0.0, CALM), (at_s, change), (at_s + GIVE_UP_S, change)]
+    return "\n".join(json.dumps(line) for line in [head, *({"t": at, **seen} for at, seen in samples)]) + "\n"
+
+
+def react(client: PatchdClient, change: str, image: bytes, phase_s: float) -> tuple[float, float]:
+    """Seconds from the change to the snapshot that shows it, and to the answer of the first prediction that obeys it."""
+    sample, signal, value = CHANGES[change]
+    at_s = BEFORE_S + phase_s
+    settle(client, image)
+    client.start_trace(TraceReplay(name="step", jsonl=trace(sample, at_s)))
+    changed = time.monotonic() + at_s
+    seen: float | None = None
+    while (now := time.monotonic()) < changed + GIVE_UP_S:
+        if seen is None and shows(client.snapshot(), signal, value):
+            seen = time.monotonic()
+        answer = client.infer_tensor("imagenet", image, (64, 64, 3))
+        if now > changed and answer.allocation < 1.0:
+            done = time.monotonic()
+            client.stop_trace()
+            return (seen or done) - changed, done - changed
+    raise RuntimeError(f"no prediction obeyed '{change}' within {GIVE_UP_S:.0f} s")
+
+
+def shows(snapshot: Snapshot, signal: str, value: float) -> bool:
+    """Whether a snapshot of the trace holds the changed signal."""
+    return snapshot.source.startswith("trace:") and signals(snapshot).get(signal) == value
+
+
+def settle(client: PatchdClient, image: bytes) -> None:
+    """Wait until the allocation is full again: it rises only after the policy's calm time."""
+    client.start_trace(TraceReplay(name="calm", jsonl=trace(CALM, BEFORE_S).replace("step", "calm")))
+    deadline = time.monotonic() + 60.0
+    while client.infer_tensor("imagenet", image, (64, 64, 3)).allocation < 1.0:
+        if time.monotonic() > deadline:
+            raise RuntimeError("the allocation did not return to 1 on a calm device")
+        if not client.trace().active:
+            client.start_trace(TraceReplay(name="calm", jsonl=trace(CALM, BEFORE_S).replace("step", "calm")))
+        time.sleep(0.2)
+    client.stop_trace()
+
+
+def main() -> None:
+    """Run the benchmark."""
+    made = parser(__doc__)
+    made.add_argument("--repeats", type=int, default=8, help="times that each change is made [default: 8]")
+    made.add_argument("--seed", type=int, default=0, help="of the phases between change and sampling [default: 0]")
+    arguments = made.parse_args()
+    phases = random.Random(arguments.seed)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8).tobytes()
+    rows, result = [], {}
+    with running_daemon("--policy", "balanced") as daemon:
+        for change in CHANGES:
+            both = [
+                react(daemon.client, change, image, phases.uniform(0.0, PERIOD_S)) for _ in range(arguments.repeats)
+            ]
+            seen, obeyed = [one / PERIOD_S for one, _ in both], [two / PERIOD_S for _, two in both]
+            for name, periods in (("snapshot alone", seen), ("first prediction", obeyed)):
+                rows.append((change, name, quantile(periods, 0.5), max(periods), len(periods)))
+            result[change] = {"snapshot": spread(seen), "prediction": spread(obeyed), "max": max(obeyed)}
+    print_table(("change", "until", "median periods", "max periods", "n"), rows)
+    print(f"\none period is {PERIOD_S:g} s")
+    finish("reaction", {"period_s": PERIOD_S, "changes": result}, arguments.output)
+
+
+if __name__ == "__main__":
+    main()
