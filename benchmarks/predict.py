@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from common import finish, parser, print_table, quantile, running_daemon, sample_photograph, spread
-
 from patchd.daemon.api.schemas import InferAnswer
 from patchd.daemon.client import PatchdClient
 from patchd.models.bases import load_base
@@ -67,7 +66,7 @@ def cases(client: PatchdClient, engine: TorchEngine, resolution: int) -> list[Ca
             lambda: client.infer_tensor(
                 "imagenet", raw_tensor, (3, resolution, resolution), "FP32", top_k=TOP, resolution=resolution
             ),
-            best(lambda: tensor.clone()),
+            best(tensor.clone),
         ),
     ]
 

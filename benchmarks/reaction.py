@@ -1,8 +1,8 @@
 """Time from a resource change in a replayed trace to the first prediction that obeys it, in sampling periods.
 
-Two changes under the preset policy `balanced`: mains to a low battery, and free processors to full ones (that rule waits
-`for_s` = 1 s by itself). Predictions are asked for without pause. The peer in the same run is the monitor alone: the time
-until GET /v1/snapshot shows the change. Aim: at most two sampling periods.
+Two changes under the preset policy `balanced`: mains to a low battery, and free processors to full ones (that rule
+waits `for_s` = 1 s by itself). Predictions are asked for without pause. The peer in the same run is the monitor alone:
+the time until GET /v1/snapshot shows the change. Aim: at most two sampling periods.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from common import finish, parser, print_table, quantile, running_daemon, spread
-
 from patchd.daemon.api.schemas import TraceReplay
 from patchd.daemon.client import PatchdClient
 from patchd.policies.snapshot import Snapshot, signals
@@ -37,7 +36,7 @@ def trace(change: dict[str, Any], at_s: float) -> str:
 
 
 def react(client: PatchdClient, change: str, image: bytes, phase_s: float) -> tuple[float, float]:
-    """Seconds from the change to the snapshot that shows it, and to the answer of the first prediction that obeys it."""
+    """Seconds from the change to the snapshot that shows it, and to the first answer that obeys it."""
     sample, signal, value = CHANGES[change]
     at_s = BEFORE_S + phase_s
     settle(client, image)

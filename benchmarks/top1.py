@@ -1,7 +1,7 @@
 """Top-1 of a base on a directory of images, at several resolutions, with the 95 % Wilson interval.
 
-`--data DIR` holds CLASS/*.jpg; `--index FILE` is a tab-separated file that maps each folder's name to the ImageNet index
-(for the ImageNet sample: its imagenet_index.tsv). The peer of every row is the base's usual resolution, its first row.
+`--data DIR` holds CLASS/*.jpg; `--index FILE` is a tab-separated file that maps each folder's name to its ImageNet
+index (for the ImageNet sample: its imagenet_index.tsv). The peer of every row is the first row, the usual resolution.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from common import finish, parser, print_table
-
 from patchd.models.bases import BASES, load_base
 from patchd.models.evaluation import top1
 

@@ -42,6 +42,7 @@ from .workers.protocol import (
 LATENCY_WINDOW = 512  # requests of a rung that its quantiles are taken over
 REMEMBERED_REQUESTS = 10_000  # request ids that `explain --request` can still resolve
 PROFILE_TIMEOUT_S = 120.0
+BUSY_SHARE = 0.3  # of the processors: costs measured beside more are measured again when it is calm
 
 Answer = InferResult | ProfileResult | PatchChecked
 
@@ -86,6 +87,7 @@ class InferenceService:
         self._per_task: dict[str, int] = {}
         self._last_used_s = time.monotonic()
         self._last_profile_s = 0.0
+        self._profiled_busy = False
         self._stopping = False
         self._expected_exit = False
         self._token = f"{time.time_ns():x}"[-8:]
@@ -202,7 +204,7 @@ class InferenceService:
         if not isinstance(result, ProfileResult):
             raise WorkerCrashedError("The inference worker answered out of turn.", retry_after_s=1.0)
         now = time.time()
-        self._last_profile_s = time.monotonic()
+        self._last_profile_s, self._profiled_busy = time.monotonic(), self._busy()
         self._tasks.put_costs(tuple(_cost_view(result, cost, now) for cost in result.costs))
         shown = ", ".join(f"{cost.resolution} px {cost.median_ms:.1f} ms" for cost in result.costs)
         self._events.emit("profile.measured", f"Measured {base} on {result.engine}: {shown}.", base=base)
@@ -214,11 +216,18 @@ class InferenceService:
 
     async def profile_if_due(self, every_s: float) -> None:
         """Calibrate again, when the worker is loaded and idle and the last time is long enough ago."""
-        due = time.monotonic() - self._last_profile_s >= every_s
+        due = time.monotonic() - self._last_profile_s >= every_s or (self._profiled_busy and not self._busy())
         if due and self._worker.running and self._waiting == 0 and not self._profile_lock.locked():
             async with self._profile_lock:
                 for base in {spec.base for spec, _ in self._tasks.tasks.values() if spec.name in self._per_task}:
                     await self._measure(base, self._resolutions(base), 7)
+
+    def _busy(self) -> bool:
+        """Whether other programs take so much of the processors that costs measured now would be theirs too."""
+        snapshot = self._deciding.snapshot
+        if snapshot is None or snapshot.cpu.busy is None:
+            return False
+        return snapshot.cpu.busy - (snapshot.cpu.busy_own or 0.0) > BUSY_SHARE
 
     def latencies(self) -> tuple[RequestLatency, ...]:
         """What the last requests of each rung took."""

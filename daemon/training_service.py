@@ -27,6 +27,7 @@ from .workers.protocol import (
     JobDone,
     JobFailed,
     Message,
+    Note,
     Progress,
     RungDone,
     RunSlice,
@@ -267,6 +268,8 @@ class TrainingService:
         match message:
             case Progress():
                 self._jobs[job.id] = job.model_copy(update={"progress": message.progress, "updated_s": time.time()})
+            case Note():
+                self._events.emit("job.note", f"Job {job.id}: {message.message}", level="warning", job=job.id)
             case RungDone():
                 self._rung_done(job, message)
             case SliceDone():

@@ -115,7 +115,7 @@ def accuracy_rows(jobs: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     for job in jobs:
         for result in job["results"]:
             found[result["resolution"], "scale_bias" in job["spec"]["kinds"]] = result
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for side in RESOLUTIONS:
         head, both = found[side, False], found[side, True]
         share = f"{head['share']:.2%} | {both['share']:.2%}"

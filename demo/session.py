@@ -103,9 +103,9 @@ class Session:
         return json.loads(done.stdout)
 
     def stop(self) -> tuple[int, float, list[int]]:
-        """SIGTERM; exit status, seconds that it took, and pids of the daemon's session still alive (none, if all is well).
+        """SIGTERM; exit status, seconds that it took, and pids of the daemon's session still alive.
 
-        Whatever is still alive is killed.
+        There should be none; whatever is still alive is killed.
         """
         assert self._daemon is not None
         began = time.monotonic()

@@ -106,3 +106,9 @@ class StateError(PatchdError):
     """The state directory cannot be used: locked by another daemon, full, or damaged."""
 
     code = "bad_state"
+
+
+class TrainingError(PatchdError):
+    """A training job cannot go on: its loss is no longer a number, or memory ran out."""
+
+    code = "training_failed"

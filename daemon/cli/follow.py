@@ -59,7 +59,7 @@ def plan_words(plan: TrainingPlan) -> str:
 
     if plan.paused:
         return "paused"
-    reach = "head only" if plan.reach >= HEAD_ONLY else f"from block {plan.reach}" if plan.reach else "all blocks"
+    reach = "head only" if plan.reach >= HEAD_ONLY else f"from unit {plan.reach}" if plan.reach else "everywhere"
     return reach + (f" and {render.percent(plan.fraction)} of the base" if plan.fraction else "")
 
 

@@ -60,9 +60,14 @@ def fields(pairs: Sequence[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def bullets(sentences: Sequence[str]) -> str:
-    """One wrapped line group a sentence."""
-    return "\n".join("- " + "\n  ".join(wrap(sentence, width() - 2)) for sentence in sentences)
+def sentences(told: Sequence[str]) -> str:
+    """One wrapped line group a sentence; a sentence that begins with blanks belongs to the one before it."""
+    lines: list[str] = []
+    for sentence in told:
+        lead = "    - " if sentence.startswith(" ") else ""
+        first, *rest = wrap(sentence.strip(), width() - len(lead))
+        lines += [lead + first, *(" " * len(lead) + line for line in rest)]
+    return "\n".join(lines)
 
 
 def wrap(text: str, columns: int) -> list[str]:

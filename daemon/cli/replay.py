@@ -168,7 +168,9 @@ def summary_text(results: list[ReplayResult]) -> str:
         fired = ", ".join(
             f"{rule} {render.percent(seconds / result.duration_s)}" for rule, seconds in result.rule_seconds.items()
         )
-        lines += render.wrap(f"rules of '{result.policy}', share of the time: {fired or 'none matched'}", render.width())
+        lines += render.wrap(
+            f"rules of '{result.policy}', share of the time: {fired or 'none matched'}", render.width()
+        )
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from . import render
 from .common import Moment, Settings, json_option, pass_settings, print_body
 
 if TYPE_CHECKING:
-    from ...policies.decision import AllocationDecision, Decision, RungDecision
+    from ...policies.decision import AllocationDecision, RungDecision
     from ...policies.snapshot import Snapshot
     from ..api.schemas import Explain, PolicyState, Status, WorkerStatus
 
@@ -93,7 +93,7 @@ def status_text(state: Status) -> str:
 
 
 def explain_text(answer: Explain) -> str:
-    """A decision with its reasons, candidates and the numbers it rests on."""
+    """A decision told in sentences: the numbers it rests on, the rules, the alternatives and why they were refused."""
     decision = answer.decision
     parts = [
         render.fields(
@@ -101,18 +101,11 @@ def explain_text(answer: Explain) -> str:
                 ("decision", f"{decision.id}, taken {render.clock(decision.time_s)}"),
                 ("policy", policy_line(answer.policy)),
                 ("device", device_line(answer.snapshot)),
-                ("inference", allocation_line(decision.inference)),
-                ("training", allocation_line(decision.training)),
             ]
         ),
-        render.heading("Why"),
-        render.bullets(answer.sentences),
+        "",
+        render.sentences(answer.sentences),
     ]
-    if decision.rungs:
-        parts += [render.heading("Rungs weighed"), candidates_table(decision.rungs)]
-    if decision.plan.candidates:
-        parts += [render.heading("Training plans weighed"), plans_table(decision)]
-    parts += [render.heading("Signals"), signals_table(answer.snapshot)]
     return "\n".join(parts)
 
 
@@ -147,9 +140,9 @@ def device_line(seen: Snapshot) -> str:
 
 
 def allocation_line(decision: AllocationDecision) -> str:
-    """The value of an allocation with its reasons."""
+    """The value of an allocation with the reason that decides; `explain` tells the others."""
     held = "" if decision.value == decision.target else f" (rules ask for {decision.target:.2f})"
-    return f"{decision.value:.2f}{held}  " + "; ".join(reason.text.rstrip(".") for reason in decision.reasons)
+    return f"{decision.value:.2f}{held}" + (f": {decision.reasons[0].text}" if decision.reasons else "")
 
 
 def worker_line(worker: WorkerStatus) -> str:
@@ -184,47 +177,6 @@ def rungs_table(rungs: tuple[RungDecision, ...]) -> str:
             )
         )
     return render.table(("task", "input", "patch", "cost", "budget", "accuracy"), rows, right=(1, 3, 4, 5))
-
-
-def candidates_table(rungs: tuple[RungDecision, ...]) -> str:
-    """Every rung that was weighed, with the verdict on it."""
-    rows = [
-        (
-            decision.task if i == 0 else "",
-            ("* " if candidate.chosen else "  ") + f"{candidate.rung.resolution} px",
-            _cost(candidate.cost_ms, candidate.estimated),
-            render.percent(candidate.rung.accuracy, 1),
-            candidate.verdict,
-        )
-        for decision in rungs
-        for i, candidate in enumerate(decision.candidates)
-    ]
-    return render.table(("task", "  input", "cost", "accuracy", "verdict"), rows, right=(1, 2, 3))
-
-
-def plans_table(decision: Decision) -> str:
-    """Every training plan that was weighed, with the verdict on it."""
-    rows = [
-        (
-            ("* " if candidate.chosen else "  ") + str(candidate.plan.reach),
-            render.percent(candidate.plan.fraction),
-            render.percent(candidate.plan.cost),
-            candidate.verdict,
-        )
-        for candidate in decision.plan.candidates
-    ]
-    return render.table(("  from block", "base unfrozen", "cost", "verdict"), rows, right=(1, 2))
-
-
-def signals_table(seen: Snapshot) -> str:
-    """The named numbers that policies speak of."""
-    from ...policies.snapshot import SIGNALS, signals
-
-    rows = [
-        (name, f"{value:.4g}" if abs(value) < 1e6 else render.bytes_(value), SIGNALS[name].unit, SIGNALS[name].meaning)
-        for name, value in signals(seen).items()
-    ]
-    return render.table(("signal", "value", "unit", "meaning"), rows, right=(1,))
 
 
 def _cost(cost_ms: float, estimated: bool) -> str:

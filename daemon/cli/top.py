@@ -122,4 +122,4 @@ def _allocation(name: str, decision: AllocationDecision) -> list[str]:
     filled = round(decision.value * _BAR)
     held = "" if decision.value == decision.target else f"  rules ask for {decision.target:.2f}"
     bar = f"{name.ljust(10)} [{'#' * filled}{'.' * (_BAR - filled)}] {decision.value:.2f}{held}"
-    return [bar, *(" " * 11 + reason.text for reason in decision.reasons)]
+    return [bar, *(" " * 11 + reason.text for reason in decision.reasons[:1])]

@@ -30,9 +30,11 @@ from ...policies.task import Preprocessing
 from .channel import Channel
 from .lifetime import tie_to_parent
 from .protocol import (
+    CheckPatch,
     InferRequest,
     InferResult,
     Message,
+    PatchChecked,
     ProfileRequest,
     ProfileResult,
     Ready,
@@ -108,6 +110,9 @@ class InferenceWorker:
                 return self._infer(message, payload)
             if isinstance(message, ProfileRequest):
                 return self._profile(message)
+            if isinstance(message, CheckPatch):
+                load_patch(Path(message.patch_file), self._base(message.base)[0])
+                return PatchChecked(id=message.id)
             raise BadInputError(f"The inference worker does not know messages of type '{message.type}'.")
         except PatchdError as error:
             return WorkerError(id=identity, code=error.code, message=error.message, hint=error.hint)
@@ -154,21 +159,27 @@ class InferenceWorker:
         generator = np.random.default_rng(0)
         width, height = PROFILE_IMAGE
         image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8), "RGB")
-        costs = tuple(_cost(engine, image, resolution, max(1, request.repeats)) for resolution in request.resolutions)
+        costs = _costs(engine, image, request.resolutions, max(1, request.repeats))
         return ProfileResult(id=request.id, base=request.base, engine=engine.name, threads=engine.threads, costs=costs)
 
 
-def _cost(engine: Engine, image: Image.Image, resolution: int, repeats: int) -> RungCost:
-    """Time resize, normalise and network of one decoded image, after warming up."""
-    times = []
+def _costs(engine: Engine, image: Image.Image, resolutions: Sequence[int], repeats: int) -> tuple[RungCost, ...]:
+    """Time resize, normalise and network of one decoded image at each resolution, after warming up.
+
+    The resolutions take turns, so that a burst of other work falls on all of them and not on one.
+    """
+    times: dict[int, list[float]] = {resolution: [] for resolution in resolutions}
     for turn in range(PROFILE_WARM_UPS + repeats):
-        start = time.perf_counter()
-        engine.predict(to_input(image, resolution, Preprocessing()).unsqueeze(0))
-        if turn >= PROFILE_WARM_UPS:
-            times.append((time.perf_counter() - start) * 1e3)
-    times.sort()
-    ninetieth = times[math.ceil(0.9 * repeats) - 1]
-    return RungCost(resolution=resolution, median_ms=median(times), p90_ms=ninetieth, repeats=repeats)
+        for resolution, taken in times.items():
+            start = time.perf_counter()
+            engine.predict(to_input(image, resolution, Preprocessing()).unsqueeze(0))
+            if turn >= PROFILE_WARM_UPS:
+                taken.append((time.perf_counter() - start) * 1e3)
+    ninetieth = math.ceil(0.9 * repeats) - 1
+    return tuple(
+        RungCost(resolution=resolution, median_ms=median(taken), p90_ms=sorted(taken)[ninetieth], repeats=repeats)
+        for resolution, taken in times.items()
+    )
 
 
 def _inputs(request: InferRequest, payload: bytes) -> tuple[Tensor, tuple[int, int] | None, float, float]:

@@ -167,6 +167,13 @@ class Progress(Frozen):
     progress: JobProgress
 
 
+class Note(Frozen):
+    """Something the operator should know that does not end the job."""
+
+    type: Literal["note"] = "note"
+    message: str
+
+
 class RungDone(Frozen):
     """A rung's patch lies in the patches directory, fsynced."""
 
@@ -214,6 +221,7 @@ Message = Annotated[
     | RunSlice
     | YieldSlice
     | Progress
+    | Note
     | RungDone
     | SliceDone
     | JobDone

@@ -1,0 +1,117 @@
+"""The training worker: `python -m patchd.daemon.workers.training --fd N --threads T`.
+
+A process of lowest priority that trains one job in slices. It may be killed at any moment: what it had not
+checkpointed is done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ...models.bases import load_base
+from ...models.checkpoint import Finished
+from ...models.trainer import Trainer
+from ...policies.errors import PatchdError
+from ...policies.task import JobProgress
+from .channel import Channel
+from .lifetime import tie_to_parent
+from .protocol import JobDone, JobFailed, Note, Progress, Ready, RungDone, RunSlice, SliceDone, StartJob
+
+LOWEST_NICE = 19
+
+
+class TrainingWorker:
+    """Runs the slices of one job on one channel until told to stop or the other end is gone."""
+
+    def __init__(self, channel: Channel, threads: int) -> None:
+        self._channel = channel
+        self._threads = threads
+        self._trainer: Trainer | None = None
+
+    def serve(self) -> None:
+        """Send `Ready`, then follow the control plane's messages."""
+        self._channel.send(Ready(engine="torch", threads=self._threads))
+        while (frame := self._channel.receive()) is not None:
+            message, _ = frame
+            try:
+                if isinstance(message, StartJob):
+                    self._start(message)
+                elif isinstance(message, RunSlice):
+                    self._run(message)
+                elif message.type == "stop":
+                    return
+            except PatchdError as error:
+                self._channel.send(JobFailed(code=error.code, message=str(error)))
+            except (MemoryError, RuntimeError) as error:
+                # torch reports exhausted memory as a RuntimeError
+                self._channel.send(JobFailed(code="training_failed", message=f"Training stopped: {error}"))
+
+    def _start(self, message: StartJob) -> None:
+        self._trainer = Trainer(
+            load_base(message.task.base),
+            message.task,
+            message.spec,
+            message.job_id,
+            Path(message.checkpoint_dir),
+            Path(message.patches_dir),
+        )
+        for note in self._trainer.notes:
+            self._channel.send(Note(message=note))
+        for finished in self._trainer.finished:  # the control plane may not have heard of the last one
+            self._tell(finished)
+
+    def _run(self, message: RunSlice) -> None:
+        if self._trainer is None:  # the job could not be started, and that has been said
+            return
+        trainer, wall, cpu = self._trainer, time.monotonic(), time.process_time()
+        for finished in trainer.run_slice(message.plan, message.seconds, self._channel.waiting, self._report):
+            self._tell(finished)
+        seconds, cpu_seconds = time.monotonic() - wall, time.process_time() - cpu
+        if trainer.done:
+            self._channel.send(JobDone(seconds=seconds, cpu_seconds=cpu_seconds))
+            return
+        progress = trainer.progress("waiting", message.plan)
+        self._channel.send(SliceDone(seconds=seconds, cpu_seconds=cpu_seconds, progress=progress))
+
+    def _report(self, progress: JobProgress) -> None:
+        self._channel.send(Progress(progress=progress))
+
+    def _tell(self, finished: Finished) -> None:
+        self._channel.send(RungDone(result=finished.result, metadata_json=finished.metadata.model_dump_json()))
+
+
+def take_lowest_priority() -> None:
+    """Nice 19 and SCHED_IDLE: this process runs when nothing else wants the processors."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, LOWEST_NICE)
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve on the inherited socket `--fd` with `--threads` threads. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="patchd-training-worker", description="Trains patches for patchd.")
+    parser.add_argument("--fd", type=int, required=True, help="connected stream socket, inherited")
+    parser.add_argument("--threads", type=int, default=1, help="threads for one step")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="process to die with")
+    options = parser.parse_args(argv)
+    tie_to_parent(options.parent)
+    take_lowest_priority()
+    torch.set_num_threads(max(1, options.threads))
+    try:
+        TrainingWorker(Channel.from_fd(options.fd), max(1, options.threads)).serve()
+    except (BrokenPipeError, ConnectionResetError):
+        return 0  # the control plane is gone; the last checkpoint stands
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Checkpoints of a training job: one safetensors file, replaced atomically, with the one before it kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..policies.snapshot import Frozen
+from ..policies.task import PatchMetadata, RungResult
+
+CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+
+
+class Finished(Frozen):
+    """A rung that is done: what it gave, and the metadata of its patch."""
+
+    result: RungResult
+    metadata: PatchMetadata
+
+
+class Position(Frozen):
+    """Where a job stands, beside its tensors."""
+
+    format: int = 1
+    rung: int = Field(0, description="index of the rung in hand")
+    step: int = Field(0, description="steps done in it")
+    seconds: float = Field(0.0, description="wall seconds spent on it")
+    loss: float | None = None
+    fraction: float = Field(0.0, description="largest share of the base that was unfrozen in it")
+    reach: int = Field(0, description="reach of its last slice")
+    finished: tuple[Finished, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A position with the tensors it needs: parameters under 'p.', optimiser state under 'o.'."""
+
+    position: Position
+    tensors: Mapping[str, Tensor]
+
+
+def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
+    """Write durably: killed at any moment, either the old or the new checkpoint is whole."""
+    temporary = directory / "checkpoint.tmp"
+    tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}
+    save_file(tensors, temporary, {"position": checkpoint.position.model_dump_json()})
+    descriptor = os.open(temporary, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    current = directory / CURRENT
+    if current.exists():
+        current.replace(directory / PREVIOUS)
+    temporary.replace(current)
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, and a sentence for each one that was damaged; None when there is none."""
+    notes: list[str] = []
+    for name in (CURRENT, PREVIOUS):
+        path = directory / name
+        if not path.exists():
+            continue
+        try:
+            with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+                metadata = file.metadata() or {}
+                position = Position.model_validate_json(metadata["position"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, ValidationError, KeyError, OSError) as error:
+            notes.append(f"The checkpoint {path} is damaged ({type(error).__name__}); an older one is used.")
+            continue
+        return Checkpoint(position, tensors), notes
+    return None, notes

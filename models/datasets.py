@@ -1,0 +1,153 @@
+"""Data sets to train on: scikit-learn's digits, or a directory of train/CLASS/* and test/CLASS/*.
+
+Three parts that never mix: train, validation (chosen from train by a fixed hash; decides what is published) and test
+(only ever reported). Listing is cheap; images are decoded one by one when a rung needs them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..policies.errors import BadInputError, DataSetError
+from ..policies.task import Preprocessing
+from .preprocessing import decode_image, needed_side, to_input
+
+DIGITS = "sklearn:digits"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+VALIDATION_SHARE = 0.15
+TEST_SHARE = 0.25  # of data sets that bring no test part of their own
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled image: a name for messages, a loader, and the index of its class."""
+
+    name: str
+    load: Callable[[int], Image.Image]  # takes the short side that will be needed, in pixels
+    label: int
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """The three parts of a data set and its class names in index order."""
+
+    labels: tuple[str, ...]
+    train: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+
+def open_data(data: str) -> DataSet:
+    """List a data set. Raises DataSetError naming the directory or class when it cannot be trained on."""
+    found = _digits() if data == DIGITS else _directory(Path(data))
+    for part in ("train", "validation"):
+        present = {sample.label for sample in getattr(found, part)}
+        for index, label in enumerate(found.labels):
+            if index not in present:
+                raise DataSetError(
+                    f"Class '{label}' of {data} has no image in its {part} part.",
+                    hint="Each class needs at least two training images.",
+                )
+    return found
+
+
+def pixels(samples: Sequence[Sample], resolution: int, pre: Preprocessing) -> Tensor:
+    """All samples preprocessed but for shift and scale: uint8 [N, R, R, 3].
+
+    Raises DataSetError naming the first image that cannot be read.
+    """
+    result = torch.empty((len(samples), resolution, resolution, 3), dtype=torch.uint8)
+    plain = Preprocessing(crop_fraction=pre.crop_fraction, mean=0.0, scale=1.0)
+    side = needed_side(resolution, pre)
+    for index, sample in enumerate(samples):
+        try:
+            image = sample.load(side)
+        except (BadInputError, OSError) as error:
+            raise DataSetError(
+                f"The image {sample.name} cannot be used: {error}", hint="Remove or replace it."
+            ) from error
+        result[index] = to_input(image, resolution, plain).permute(1, 2, 0).to(torch.uint8)
+    return result
+
+
+def normalised(batch: Tensor, pre: Preprocessing) -> Tensor:
+    """uint8 [N, R, R, 3] to the network's float32 [N, 3, R, R], channels last in memory."""
+    return ((batch.to(torch.float32) - pre.mean) / pre.scale).permute(0, 3, 1, 2)
+
+
+def _share(name: str) -> float:
+    """A fixed number in [0, 1) for a name: the same image is always in the same part."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
+
+
+def _part(samples: Sequence[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
+    """Split off `share` of each class, at least one image, by the order of the names' hashes."""
+    kept: list[Sample] = []
+    apart: list[Sample] = []
+    for label in sorted({sample.label for sample in samples}):
+        own = sorted((s for s in samples if s.label == label), key=lambda s: _share(s.name))
+        count = max(1, round(share * len(own)))
+        apart += own[:count]
+        kept += own[count:]
+    return kept, apart
+
+
+def _digits() -> DataSet:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    samples = []
+    for index, (image, label) in enumerate(zip(bunch.images, bunch.target, strict=True)):
+        grey = (image * (255.0 / 16.0)).round().astype(np.uint8)  # 17 levels in the original
+        samples.append(Sample(f"digit {index}", _constant(grey), int(label)))
+    rest, test = _part(samples, TEST_SHARE)
+    train, validation = _part(rest, VALIDATION_SHARE)
+    return DataSet(tuple("0123456789"), tuple(train), tuple(validation), tuple(test))
+
+
+def _constant(grey: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Callable[[int], Image.Image]:
+    return lambda _side: Image.fromarray(grey, "L").convert("RGB")
+
+
+def _directory(root: Path) -> DataSet:
+    train_root, test_root = root / "train", root / "test"
+    try:
+        labels = tuple(sorted(p.name for p in train_root.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    except OSError as error:
+        raise DataSetError(f"The data set {root} cannot be read: {train_root}: {error.strerror}.") from error
+    if len(labels) < 2:
+        raise DataSetError(f"The data set {root} has {len(labels)} classes; a classifier needs at least two.")
+    listed = _files(train_root, labels)
+    if test_root.is_dir():
+        strangers = {p.name for p in test_root.iterdir() if p.is_dir()} - set(labels)
+        if strangers:
+            raise DataSetError(
+                f"Class '{min(strangers)}' of {root} stands in test but not in train.",
+                hint="Remove it, or add training images.",
+            )
+        test = _files(test_root, labels)
+    else:
+        listed, test = _part(listed, TEST_SHARE)
+    train, validation = _part(listed, VALIDATION_SHARE)
+    return DataSet(labels, tuple(train), tuple(validation), tuple(test))
+
+
+def _files(root: Path, labels: Sequence[str]) -> list[Sample]:
+    return [
+        Sample(str(path), _loader(path), index)
+        for index, label in enumerate(labels)
+        for path in sorted((root / label).glob("*"))
+        if path.suffix.lower() in SUFFIXES
+    ]
+
+
+def _loader(path: Path) -> Callable[[int], Image.Image]:
+    return lambda side: decode_image(path.read_bytes(), needed_side=side)

@@ -1,0 +1,410 @@
+"""Training of a task's rungs in slices that can be ended at every step and resumed exactly.
+
+Normalisation stays in eval mode: with these bases, training on batch statistics loses all that a scale-and-bias patch
+gains. The order of the data follows from (seed, resolution, epoch) alone and the learning rate from the step alone, so
+a checkpoint needs only parameters, optimiser state and position. Biases and scales get no weight decay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..policies.decision import TrainingPlan
+from ..policies.errors import TrainingError
+from ..policies.task import (
+    Evaluation,
+    JobProgress,
+    PatchKind,
+    PatchMetadata,
+    RungResult,
+    TaskSpec,
+    TrainingRecord,
+    TrainSpec,
+)
+from .bases import Base
+from .checkpoint import Checkpoint, Finished, Position, load_checkpoint, save_checkpoint
+from .datasets import DataSet, Sample, normalised, open_data, pixels
+from .evaluation import wilson
+from .patched import PatchedNetwork
+from .patches import KINDS, Patch, save_patch
+from .patches.base_fraction import BaseFraction
+from .patches.shapes import tensor_of
+
+LEARNING_RATES = {PatchKind.HEAD: 5e-3, PatchKind.SCALE_BIAS: 5e-3, PatchKind.BASE_FRACTION: 5e-4}
+EVALUATION_BATCH = 64
+PROGRESS_EVERY_S = 0.25
+SUBSET_SALT = 7919  # keeps the choice of a subset apart from the order of an epoch
+
+Stop = Callable[[], bool]
+Report = Callable[[JobProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Images of one part at one resolution, and their classes."""
+
+    images: Tensor  # uint8 [N, R, R, 3]
+    classes: Tensor  # int64 [N]
+
+
+class Trainer:
+    """Trains the rungs of one job, one after the other. Not safe for use from several threads."""
+
+    def __init__(
+        self, base: Base, task: TaskSpec, spec: TrainSpec, job_id: str, checkpoint_dir: Path, patches_dir: Path
+    ) -> None:
+        """List the data and find the last checkpoint. Raises DataSetError."""
+        if task.data is None:
+            raise TrainingError(f"Task '{task.name}' has no data set.")
+        self._base, self._task, self._spec, self._job_id = base, task, spec, job_id
+        self._checkpoint_dir, self._patches_dir = checkpoint_dir, patches_dir
+        self._data: DataSet = open_data(task.data)
+        if self._data.labels != task.labels:
+            raise TrainingError(f"The classes of {task.data} are no longer those of task '{task.name}'.")
+        self._samples = _subset(self._data.train, spec)
+        self._resolutions = spec.resolutions or task.resolutions
+        self._steps = spec.epochs * max(1, math.ceil(len(self._samples) / spec.batch_size))
+        found, self.notes = load_checkpoint(checkpoint_dir)
+        self._position = found.position if found is not None else Position()
+        self._restored = dict(found.tensors) if found is not None else {}
+        self._rung: _Rung | None = None
+
+    @property
+    def finished(self) -> tuple[Finished, ...]:
+        """The rungs done so far, those before a restart included."""
+        return self._position.finished
+
+    @property
+    def done(self) -> bool:
+        """Whether every rung is trained."""
+        return self._position.rung >= len(self._resolutions)
+
+    def progress(self, phase: str = "training", plan: TrainingPlan | None = None) -> JobProgress:
+        """Where the job stands."""
+        at = self._position
+        index = min(at.rung, len(self._resolutions) - 1)
+        per_epoch = max(1, self._steps // self._spec.epochs)
+        return JobProgress(
+            rung=index,
+            rungs=len(self._resolutions),
+            resolution=self._resolutions[index],
+            epoch=min(self._spec.epochs, at.step // per_epoch + 1),
+            epochs=self._spec.epochs,
+            step=at.step,
+            steps=self._steps,
+            loss=at.loss,
+            samples_per_s=None if self._rung is None else self._rung.samples_per_s,
+            plan=plan,
+            phase=phase,
+        )
+
+    def run_slice(self, plan: TrainingPlan, seconds: float, should_yield: Stop, report: Report) -> Iterator[Finished]:
+        """Train for at most `seconds`, yielding each rung as it is finished; a checkpoint is on disk at the end.
+
+        Raises TrainingError when the loss is no longer a number, DataSetError when an image cannot be read.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.done and time.monotonic() < deadline and not should_yield():
+            began = time.monotonic()
+            rung = self._open_rung(plan, report)
+            before = self._position.seconds
+            last_report = 0.0
+            while self._position.step < self._steps:
+                loss = rung.step(self._position.step)
+                self._position = self._position.model_copy(
+                    update={
+                        "step": self._position.step + 1,
+                        "loss": loss,
+                        "seconds": before + time.monotonic() - began,
+                        "reach": plan.reach,
+                        "fraction": max(self._position.fraction, plan.fraction),
+                    }
+                )
+                if time.monotonic() - last_report >= PROGRESS_EVERY_S:
+                    last_report = time.monotonic()
+                    report(self.progress(plan=plan))
+                if should_yield() or time.monotonic() >= deadline:
+                    break
+            if self._position.step >= self._steps:
+                report(self.progress("evaluating", plan))
+                finished = self._finish(rung, should_yield)
+                if finished is not None:
+                    yield finished
+        if self._rung is not None:
+            save_checkpoint(self._checkpoint_dir, Checkpoint(self._position, self._rung.state()))
+
+    def _open_rung(self, plan: TrainingPlan, report: Report) -> _Rung:
+        if self._rung is None:
+            report(self.progress("loading", plan))
+            resolution = self._resolutions[self._position.rung]
+            train = _load(self._samples, resolution, self._task)
+            self._rung = _Rung(self._base, self._task, self._spec, resolution, train, self._restored)
+            self._restored = {}
+        self._rung.follow(plan)
+        if self._rung.needs_features:
+            report(self.progress("features", plan))
+            self._rung.compute_features()
+        return self._rung
+
+    def _finish(self, rung: _Rung, should_yield: Stop) -> Finished | None:
+        """Evaluate, save the patch and the checkpoint that knows of it; None when asked to yield before that."""
+        scores: dict[str, Evaluation] = {}
+        for name in ("validation", "test"):
+            samples: tuple[Sample, ...] = getattr(self._data, name)
+            if samples:
+                score = rung.evaluate(_load(samples, rung.resolution, self._task), should_yield)
+                if score is None:
+                    return None
+                scores[name] = score
+        tensors = rung.patch_tensors()
+        kinds = self._spec.kinds if rung.fraction == 0 else (*self._spec.kinds, PatchKind.BASE_FRACTION)
+        parameters = rung.trained_count()
+        metadata = PatchMetadata(
+            base=self._base.name,
+            base_hash=self._base.hash,
+            task=self._task.name,
+            labels=self._task.labels,
+            kinds=kinds,
+            resolution=rung.resolution,
+            preprocessing=self._task.preprocessing,
+            parameters=parameters,
+            base_parameters=self._base.parameters_count,
+            training=TrainingRecord(
+                job_id=self._job_id,
+                kinds=kinds,
+                epochs=self._spec.epochs,
+                steps=self._position.step,
+                train_samples=len(self._samples),
+                seed=self._spec.seed,
+                learning_rate=self._spec.learning_rate or max(LEARNING_RATES[kind] for kind in self._spec.kinds),
+                batch_size=self._spec.batch_size,
+                seconds=self._position.seconds,
+                reach=self._position.reach,
+                fraction=self._position.fraction,
+                final_loss=self._position.loss,
+                validation=scores["validation"],
+                test=scores.get("test"),
+            ),
+            created_s=time.time(),
+        )
+        patch_id, path = save_patch(Patch(metadata, tensors), self._patches_dir)
+        result = RungResult(
+            resolution=rung.resolution,
+            patch_id=patch_id,
+            parameters=parameters,
+            share=parameters / self._base.parameters_count,
+            bytes=path.stat().st_size,
+            validation=scores["validation"],
+            test=scores.get("test"),
+            seconds=self._position.seconds,
+        )
+        finished = Finished(result=result, metadata=metadata)
+        rung.close()
+        self._rung = None
+        self._position = Position(rung=self._position.rung + 1, finished=(*self._position.finished, finished))
+        save_checkpoint(self._checkpoint_dir, Checkpoint(self._position, {}))
+        return finished
+
+
+class _Rung:
+    """The network, parameters and optimiser of the rung in hand."""
+
+    def __init__(
+        self, base: Base, task: TaskSpec, spec: TrainSpec, resolution: int, train: _Part, restored: dict[str, Tensor]
+    ) -> None:
+        self.resolution, self.fraction = resolution, 0.0
+        self.samples_per_s: float | None = None
+        self._base, self._task, self._spec, self._train = base, task, spec, train
+        self._network = base.network
+        self._units = _unit_of_each_tensor(base.network)
+        self._patched = PatchedNetwork(base)
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._rates: dict[str, float] = {}
+        self._features: Tensor | None = None
+        self._head_only = False
+        for kind in spec.kinds:
+            for name in KINDS[kind].trainable(base.network):
+                self._add(name, kind)
+        # Tensors of the base that an earlier slice unfroze stand in the checkpoint too.
+        for name in sorted(key[2:] for key in restored if key.startswith("p.")):
+            if name not in self._parameters:
+                self._add(name, PatchKind.BASE_FRACTION)
+                self.fraction = 1.0
+        self._optimiser = self._make_optimiser({})
+        self._restore(restored)
+
+    def _add(self, name: str, kind: PatchKind) -> None:
+        origin = tensor_of(self._network, name)
+        shape = KINDS[kind].shape(self._network, name, len(self._task.labels))
+        start = origin.detach().clone(memory_format=torch.preserve_format) if kind is not PatchKind.HEAD else None
+        # A zero head answers every class alike: the first gradients are the data's, not those of a random draw.
+        value = start if start is not None else torch.zeros(shape, dtype=origin.dtype)
+        self._parameters[name] = nn.Parameter(value, requires_grad=False)
+        self._rates[name] = self._spec.learning_rate or LEARNING_RATES[kind]
+
+    def _make_optimiser(self, state: dict[nn.Parameter, dict[str, Tensor]]) -> torch.optim.Adam:
+        groups = [{"params": [p], "lr": self._rates[n], "base_lr": self._rates[n]} for n, p in self._parameters.items()]
+        optimiser = torch.optim.Adam(groups, foreach=False)
+        optimiser.state.update(state)
+        return optimiser
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            if (saved := tensors.get(f"p.{name}")) is not None:
+                parameter.data.copy_(saved)
+            fields = {key: tensors.get(f"o.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            state = {key: tensor.clone() for key, tensor in fields.items() if tensor is not None}
+            if len(state) == len(fields):
+                for key in ("exp_avg", "exp_avg_sq"):
+                    state[key] = torch.empty_like(parameter.data).copy_(state[key])
+                self._optimiser.state[parameter] = state
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold: parameters and optimiser state by name."""
+        tensors = {f"p.{name}": parameter.data for name, parameter in self._parameters.items()}
+        for name, parameter in self._parameters.items():
+            for key, value in self._optimiser.state.get(parameter, {}).items():
+                tensors[f"o.{key}.{name}"] = value
+        return tensors
+
+    def follow(self, plan: TrainingPlan) -> None:
+        """Let `plan` decide what trains: patch parameters from its reach on, its share of the base, always the head."""
+        unfrozen = set(BaseFraction(plan.fraction).trainable(self._network)) if plan.fraction > 0 else set()
+        fresh = [name for name in sorted(unfrozen) if name not in self._parameters]
+        for name in fresh:
+            self._add(name, PatchKind.BASE_FRACTION)
+        if fresh:
+            self._optimiser = self._make_optimiser(dict(self._optimiser.state))
+        self.fraction = max(self.fraction, plan.fraction)
+        own = {name for kind in self._spec.kinds for name in KINDS[kind].trainable(self._network)}
+        for name, parameter in self._parameters.items():
+            parameter.requires_grad_(name in unfrozen or (name in own and self._units[name] >= plan.reach))
+            parameter.grad = None
+        deepest = min(self._units[name] for name, p in self._parameters.items() if p.requires_grad)
+        head_only = deepest >= len(self._base.network.units)
+        if not head_only or not self._head_only:
+            self._features = None
+        self._head_only = head_only
+        self._bind()
+
+    def _bind(self) -> None:
+        self._patched.remove()
+        self._patched.apply(Patch(_DRAFT, dict(self._parameters)))
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether only the head trains and the frozen part's features are not computed yet."""
+        return self._head_only and self._features is None
+
+    def compute_features(self) -> None:
+        """Run the frozen part once over the training images: each later epoch costs milliseconds."""
+        with torch.no_grad():
+            self._features = torch.cat(
+                [
+                    self._network.features(normalised(batch, self._task.preprocessing))
+                    for batch in torch.split(self._train.images, EVALUATION_BATCH)
+                ]
+            )
+
+    def step(self, number: int) -> float:
+        """One optimiser step; the loss. Raises TrainingError when it is not a number."""
+        began = time.perf_counter()
+        chosen = self._batch(number)
+        if self._features is not None:
+            logits = self._network.classifier(self._features[chosen])
+        else:
+            logits = self._network(normalised(self._train.images[chosen], self._task.preprocessing))
+        loss = nn.functional.cross_entropy(logits, self._train.classes[chosen])
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"The loss became {value} at step {number + 1} of the {self.resolution} px rung.",
+                hint="Submit again with a lower learning rate.",
+            )
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        share = 0.5 * (1.0 + math.cos(math.pi * number / self._total()))
+        for group in self._optimiser.param_groups:
+            group["lr"] = group["base_lr"] * share
+        self._optimiser.step()
+        rate = len(chosen) / max(1e-9, time.perf_counter() - began)
+        self.samples_per_s = rate if self.samples_per_s is None else 0.9 * self.samples_per_s + 0.1 * rate
+        return value
+
+    def _total(self) -> int:
+        return self._spec.epochs * self._per_epoch()
+
+    def _per_epoch(self) -> int:
+        return max(1, math.ceil(len(self._train.classes) / self._spec.batch_size))
+
+    def _batch(self, number: int) -> Tensor:
+        epoch, index = divmod(number, self._per_epoch())
+        order = _permutation(len(self._train.classes), self._spec.seed, self.resolution, epoch)
+        return order[index * self._spec.batch_size : (index + 1) * self._spec.batch_size]
+
+    def evaluate(self, part: _Part, should_yield: Stop) -> Evaluation | None:
+        """Top-1 on a part; None when asked to yield before the end."""
+        correct = 0
+        self._bind()
+        with torch.inference_mode():
+            for start in range(0, len(part.classes), EVALUATION_BATCH):
+                if should_yield():
+                    return None
+                images = part.images[start : start + EVALUATION_BATCH]
+                answers = self._network(normalised(images, self._task.preprocessing)).argmax(1)
+                correct += int((answers == part.classes[start : start + EVALUATION_BATCH]).sum())
+        return wilson(correct, len(part.classes))
+
+    def patch_tensors(self) -> dict[str, Tensor]:
+        """All tensors of the patch: what was trained, and the running statistics that belong to its kinds."""
+        tensors = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        for kind in self._spec.kinds:
+            for name in KINDS[kind].tensors(self._network):
+                if name not in tensors:
+                    tensors[name] = tensor_of(self._network, name).detach().clone()
+        return tensors
+
+    def trained_count(self) -> int:
+        """Numbers in the patch that an optimiser may move."""
+        return sum(parameter.numel() for parameter in self._parameters.values())
+
+    def close(self) -> None:
+        """Give the base back as it was."""
+        self._patched.remove()
+
+
+_DRAFT = PatchMetadata.model_construct()  # a patch in the making: bound, never saved
+
+
+def _load(samples: tuple[Sample, ...], resolution: int, task: TaskSpec) -> _Part:
+    classes = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+    return _Part(pixels(samples, resolution, task.preprocessing), classes)
+
+
+def _permutation(count: int, *key: int) -> Tensor:
+    """A permutation of [0, count) that depends on `key` alone."""
+    digest = hashlib.sha256(",".join(map(str, key)).encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+    return torch.randperm(count, generator=generator)
+
+
+def _subset(samples: tuple[Sample, ...], spec: TrainSpec) -> tuple[Sample, ...]:
+    if spec.max_samples is None or spec.max_samples >= len(samples):
+        return samples
+    order = _permutation(len(samples), spec.seed, SUBSET_SALT)
+    return tuple(samples[i] for i in order[: spec.max_samples].tolist())
+
+
+def _unit_of_each_tensor(network: nn.Module) -> dict[str, int]:
+    """The index of the unit that each parameter stands in; the head counts as one more unit."""
+    units: tuple[nn.Module, ...] = network.units  # type: ignore[assignment]
+    index = {id(p): number for number, unit in enumerate(units) for p in unit.parameters()}
+    return {name: index.get(id(p), len(units)) for name, p in network.named_parameters()}
