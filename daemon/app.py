@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import uvicorn
+from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -128,19 +129,29 @@ class Daemon:
         if self.policies.reload_if_changed():
             self.deciding.refresh()
 
-    # jobs
+    # jobs: coroutines all, because the scheduler runs plain functions in threads and SQLite belongs to this one
+
+    async def _check_policy(self) -> None:
+        self._reload()
+
+    def _job_failed(self, failure: JobExecutionEvent) -> None:
+        error = failure.exception
+        self.events.emit(
+            "loop.error", f"The job '{failure.job_id}' failed: {type(error).__name__}: {error}", level="error"
+        )
 
     def _schedule(self) -> None:
         add = self._scheduler.add_job
         once = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         period = self.config.sample_period_s
         add(self._turn, "interval", seconds=period, id="turn", **once)
-        add(self._reload, "interval", seconds=POLICY_CHECK_S, id="policy", **once)
+        add(self._check_policy, "interval", seconds=POLICY_CHECK_S, id="policy", **once)
         add(self._profile, "interval", seconds=min(60.0, self.config.profile_every_s), id="profile", **once)
         add(self._clean_up, "interval", seconds=CLEAN_UP_S, id="clean-up", **once)
         watchdog_s = notify.watchdog_interval_s(os.environ)
         if watchdog_s is not None:
             add(self._feed_watchdog, "interval", seconds=watchdog_s, id="watchdog", **once)
+        self._scheduler.add_listener(self._job_failed, EVENT_JOB_ERROR)
         self._scheduler.start()
 
     async def _turn(self) -> None:
@@ -160,7 +171,7 @@ class Daemon:
 
     async def _clean_up(self) -> None:
         self.store.trim(self.config.keep_decisions, self.config.keep_events)
-        removed = await asyncio.to_thread(self.tasks.clean_up)
+        removed = await asyncio.to_thread(self.tasks.remove_strays, self.tasks.known_patches())
         if removed:
             self.events.emit("state.cleaned", f"Removed {removed} patch files that nothing refers to.")
 

@@ -17,6 +17,7 @@ from .workers.protocol import RungRef
 
 BASES = ("lite0", "lite1", "lite2")
 IMAGENET_RESOLUTIONS = (224, 192, 160, 128, 96)
+STRAY_AGE_S = 3600  # a file younger than this may belong to a patch about to be registered
 
 
 class TaskService:
@@ -54,28 +55,39 @@ class TaskService:
             raise NotFoundError(f"There is no task named '{name}'.", hint=f"Known tasks: {known}.")
         return found[0]
 
-    def create(self, request: TaskCreate) -> TaskSpec:
-        """Add a task. Raises ConflictError, BadInputError or DataSetError."""
-        if request.name in self._tasks:
-            raise ConflictError(f"A task named '{request.name}' exists already.", hint="Choose another name.")
-        if request.base not in BASES:
-            raise BadInputError(f"There is no base '{request.base}'.", hint=f"Known bases: {', '.join(BASES)}.")
-        if request.data is None and len(request.labels) < 2:
-            raise BadInputError("A task needs a data set or at least two labels.", hint="Give data or labels.")
-        if request.data is not None and not request.data.startswith("sklearn:"):
-            request = request.model_copy(update={"data": str(Path(request.data).absolute())})
-        labels = labels_of(request.data) if request.data is not None else request.labels
-        if request.labels and tuple(request.labels) != tuple(labels):
+    @staticmethod
+    def find_labels(request: TaskCreate) -> tuple[str, ...]:
+        """The labels of a task to be: the data set's, else those given. Looks at the data set's directory.
+
+        Raises BadInputError or DataSetError.
+        """
+        if request.data is None:
+            if len(request.labels) < 2:
+                raise BadInputError("A task needs a data set or at least two labels.", hint="Give data or labels.")
+            return request.labels
+        labels = labels_of(request.data)
+        if request.labels and request.labels != labels:
             raise BadInputError(
                 f"The labels given differ from those of the data set {request.data}: {', '.join(labels)}.",
                 hint="Leave the labels out, or give them in this order.",
             )
+        return labels
+
+    def create(self, request: TaskCreate, labels: tuple[str, ...]) -> TaskSpec:
+        """Add a task with the labels that `find_labels` found. Raises ConflictError or BadInputError."""
+        if request.name in self._tasks:
+            raise ConflictError(f"A task named '{request.name}' exists already.", hint="Choose another name.")
+        if request.base not in BASES:
+            raise BadInputError(f"There is no base '{request.base}'.", hint=f"Known bases: {', '.join(BASES)}.")
+        data = request.data
+        if data is not None and not data.startswith("sklearn:"):
+            data = str(Path(data).absolute())
         spec = TaskSpec(
             name=request.name,
             base=request.base,
             labels=labels,
             resolutions=tuple(sorted(set(request.resolutions), reverse=True)),
-            data=request.data,
+            data=data,
             preprocessing=request.preprocessing,
         )
         self._add(spec)
@@ -191,12 +203,18 @@ class TaskService:
         self._events.emit("patch.removed", f"Patch {full[:12]} was removed.", patch=full)
         return full
 
-    def clean_up(self) -> int:
-        """Remove patch files that no row knows and that are older than an hour; their number comes back."""
-        known = {row["id"] for row in self._store.patches()}
+    def known_patches(self) -> frozenset[str]:
+        """The ids of all registered patches."""
+        return frozenset(row["id"] for row in self._store.patches())
+
+    def remove_strays(self, known: frozenset[str]) -> int:
+        """Remove files of the patches directory that are not `known` and older than an hour; how many that were.
+
+        Touches files only, so that it may run in a thread of its own.
+        """
         removed = 0
         for path in self._store.patches_dir.iterdir():
-            if path.stem not in known and path.stat().st_mtime < time.time() - 3600:
+            if path.stem not in known and path.stat().st_mtime < time.time() - STRAY_AGE_S:
                 path.unlink(missing_ok=True)
                 removed += 1
         return removed

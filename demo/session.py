@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -61,6 +63,7 @@ class Session:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=self._environ,
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -82,7 +85,9 @@ class Session:
         done = self._run(list(arguments))
         self.say(done.stdout.rstrip())
         if done.returncode != 0:
-            raise DemoError(f"patchctl {arguments[0]} ended with exit status {done.returncode}: {done.stderr.strip()}")
+            raise DemoError(
+                f"patchctl {' '.join(arguments[:2])} ended with exit status {done.returncode}: {done.stderr.strip()}"
+            )
 
     def follow(self, *arguments: str) -> None:
         """As `show`, with progress on the screen while the command runs."""
@@ -93,17 +98,19 @@ class Session:
             for line in running.stdout:
                 self.say(line.rstrip())
         if running.returncode != 0:
-            raise DemoError(f"patchctl {' '.join(arguments[:2])} ended with exit status {running.returncode}.")
+            raise failed(arguments, running)
 
     def ask(self, *arguments: str) -> Any:
         """The JSON that a patchctl command prints, without showing it."""
         done = self._run([*arguments, "--json"])
         if done.returncode != 0:
-            raise DemoError(f"patchctl {arguments[0]} ended with exit status {done.returncode}: {done.stderr.strip()}")
+            raise DemoError(
+                f"patchctl {' '.join(arguments[:2])} ended with exit status {done.returncode}: {done.stderr.strip()}"
+            )
         return json.loads(done.stdout)
 
     def stop(self) -> tuple[int, float, list[int]]:
-        """SIGTERM; exit status, seconds that it took, and pids of the daemon's session still alive.
+        """SIGTERM; exit status, seconds that it took, and pids of the daemon's processes that are still alive.
 
         There should be none; whatever is still alive is killed.
         """
@@ -116,20 +123,29 @@ class Session:
             self._daemon.kill()
             status = self._daemon.wait()
         took = time.monotonic() - began
-        left = session_members(self._daemon.pid)
+        left = still_alive(self.folder)
         for pid in left:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         return status, took, left
 
 
-def session_members(session: int) -> list[int]:
-    """Pids of the living processes of a session, zombies left out (proc_pid_stat(5): fields 3 and 6)."""
-    members = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+def failed(arguments: Sequence[str], done: subprocess.CompletedProcess[str] | subprocess.Popen[str]) -> DemoError:
+    """The error for a patchctl command that ended with a status other than 0."""
+    said = done.stderr.strip() if isinstance(done.stderr, str) else "its words are above"
+    return DemoError(f"patchctl {' '.join(arguments[:2])} ended with exit status {done.returncode}: {said}")
+
+
+def still_alive(folder: Path) -> list[int]:
+    """Pids of the living processes that were started with this folder's socket in their environment, but for our own.
+
+    The workers have sessions of their own, so neither the session nor the process group would find them all.
+    """
+    marker, alive = f"PATCHD_SOCKET={folder}/".encode(), []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            if marker in environ.read_bytes():  # empty for a zombie
+                alive.append(int(environ.parent.name))
         except OSError:
-            continue  # it ended while we looked
-        if int(fields[3]) == session and fields[0] != "Z":
-            members.append(int(stat.parent.name))
-    return members
+            continue  # it ended while we looked, or is another user's
+    return [pid for pid in alive if pid != os.getpid()]

@@ -15,6 +15,15 @@ from patchd.daemon.client import PatchdClient
 from patchd.policies.errors import PatchdError
 
 START_TIMEOUT_S = 30.0
+STEADY = """
+[policy]
+name = "steady"
+description = "No rules: what the machine of a test does beside it decides nothing."
+[inference]
+allocation = 1.0
+[training]
+allocation = 0.5
+"""
 
 
 class RunningDaemon:
@@ -27,7 +36,9 @@ class RunningDaemon:
         )  # pytest's own paths may be over the 107 bytes of a socket
         self.socket = self._short / "s"
         self.log = self._short / "log"
-        self.arguments = arguments
+        steady = self._short / "steady.toml"
+        steady.write_text(STEADY)
+        self.arguments = arguments if "--policy" in arguments else (*arguments, "--policy", str(steady))
         self.environ = environ or {}
         self.process: subprocess.Popen[bytes] | None = None
         self.client = PatchdClient(self.socket)

@@ -120,7 +120,8 @@ class Routes:
         return self._task_view(c.path("name"))
 
     async def add_task(self, c: Context) -> s.TaskView:
-        spec = await asyncio.to_thread(self._d.tasks.create, c.body)
+        labels = await asyncio.to_thread(self._d.tasks.find_labels, c.body)
+        spec = self._d.tasks.create(c.body, labels)
         self._d.deciding.refresh()
         return self._task_view(spec.name)
 

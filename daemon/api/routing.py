@@ -117,7 +117,8 @@ async def read_body(request: Request, limit: int) -> bytes:
 def error_response(error: PatchdError) -> Response:
     """The answer for an error of the hierarchy."""
     body = Error(error=error.message, code=error.code, hint=error.hint, retry_after_s=error.retry_after_s)
-    headers = {}
+    # The rest of a body that is too large is not read: without this it would be, to find the next request behind it.
+    headers = {"Connection": "close"} if error.code == "too_large" else {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
     return Response(body.model_dump_json(), STATUS.get(error.code, 500), headers=headers, media_type="application/json")

@@ -46,7 +46,7 @@ def still_serves(daemon: RunningDaemon) -> None:
 def test_status_names_policy_tasks_and_workers(daemon: RunningDaemon) -> None:
     status = daemon.client.status()
     assert isinstance(status, Status)
-    assert status.policy.name == "balanced"
+    assert status.policy.name == "steady"
     assert {worker.name for worker in status.workers} == {"inference", "training"}
     assert status.decision is not None
     assert status.decision.inference.reasons
@@ -123,7 +123,7 @@ def test_what_is_no_image_is_refused_in_one_sentence(daemon: RunningDaemon) -> N
 
 
 def test_a_truncated_image_is_refused(daemon: RunningDaemon, photographs: dict[str, Path]) -> None:
-    refused(daemon, BadInputError, "", photographs["china"].read_bytes()[:20_000])
+    refused(daemon, BadInputError, "truncated", photographs["china"].read_bytes()[:20_000])
 
 
 def test_a_bomb_of_100_megapixels_is_refused_by_its_header(daemon: RunningDaemon) -> None:
@@ -188,7 +188,7 @@ def test_a_chunked_gigabyte_is_cut_off_at_the_limit(daemon: RunningDaemon) -> No
         ("/v1/policies/use", b'{"name": "turbo"}', NotFoundError, "turbo.*balanced"),
         ("/v1/policies/use", b"{}", BadInputError, "either"),
         ("/v1/patches", b"not a patch", PatchMismatchError, "safetensors"),
-        ("/v1/monitor/trace", b'{"name": "t", "jsonl": "{}"}', TraceError, ""),
+        ("/v1/monitor/trace", b'{"name": "t", "jsonl": "{}"}', TraceError, "t:1"),
         ("/v1/profile", b'{"base": "lite9"}', PatchdError, "lite9"),
     ],
 )

@@ -268,9 +268,16 @@ def test_the_control_plane_maps_no_torch_and_no_numpy(fresh: RunningDaemon, phot
 
 
 def test_a_trace_takes_the_place_of_the_device_and_predictions_obey_it(
-    fresh: RunningDaemon, photographs: dict[str, Path]
+    fresh: RunningDaemon, photographs: dict[str, Path], tmp_path: Path
 ) -> None:
     from patchd.daemon.api.schemas import TraceReplay
+
+    policy = tmp_path / "battery.toml"
+    policy.write_text(
+        '[policy]\nname = "battery"\ndescription = "d"\n[training]\nallocation = 0.5\n[[rule]]\nname = "low"\n'
+        'when = [{ signal = "battery.charge", below = 0.2 }]\ninference = 0.1\ntraining = 0.0\n'
+    )
+    fresh.client.use_policy(path=policy)
 
     image = photographs["flower"].read_bytes()
     assert fresh.client.infer("imagenet", image).resolution == 224
