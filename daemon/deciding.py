@@ -75,8 +75,11 @@ class DecisionService:
             self.current,
             f"{self._prefix}-{self._count}",
         )
-        first, self.current = self.current is None, decision
-        if first or decision.changed:
+        before, self.current = self.current, decision
+        if before is not None and not decision.changed:
+            # The id stands for what was decided; it is stored once, and stays while the same is decided again.
+            self.current = decision.model_copy(update={"id": before.id})
+        else:
             self._store.put_decision(decision, self.snapshot, self._policies.state)
             if decision.changed:
                 self._events.emit("decision.changed", " ".join(decision.changed), decision=decision.id)

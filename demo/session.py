@@ -100,14 +100,14 @@ class Session:
         if running.returncode != 0:
             raise failed(arguments, running)
 
-    def ask(self, *arguments: str) -> Any:
-        """The JSON that a patchctl command prints, without showing it."""
+    def ask(self, *arguments: str) -> list[Any]:
+        """The JSON lines that a patchctl command prints, without showing them."""
         done = self._run([*arguments, "--json"])
         if done.returncode != 0:
             raise DemoError(
                 f"patchctl {' '.join(arguments[:2])} ended with exit status {done.returncode}: {done.stderr.strip()}"
             )
-        return json.loads(done.stdout)
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
     def stop(self) -> tuple[int, float, list[int]]:
         """SIGTERM; exit status, seconds that it took, and pids of the daemon's processes that are still alive.

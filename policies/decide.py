@@ -59,8 +59,11 @@ def _changes(before: Decision | None, now: Decision) -> tuple[str, ...]:
     earlier = {rung.task: rung for rung in before.rungs}
     for rung in now.rungs:
         old_rung = earlier.get(rung.task)
-        if old_rung is not None and old_rung.resolution != rung.resolution:
-            said.append(f"{rung.task}: {old_rung.resolution} px -> {rung.resolution} px.")
+        if old_rung is None:
+            said.append(f"{rung.task}: answers at {rung.resolution} px.")
+        elif (old_rung.resolution, old_rung.patch_id) != (rung.resolution, rung.patch_id):
+            new_patch = ", another patch" if old_rung.resolution == rung.resolution else ""
+            said.append(f"{rung.task}: {old_rung.resolution} px -> {rung.resolution} px{new_patch}.")
     if before.plan.plan != now.plan.plan:
         said.append(f"training plan: {now.plan.text}.")
     return tuple(said)
