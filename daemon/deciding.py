@@ -20,7 +20,7 @@ from .events import EventLog
 from .monitor.monitor import Monitor
 from .monitor.trace_player import TracePlayer
 from .policy_service import PolicyService
-from .store import Store
+from .store import Store, Stored
 from .task_service import TaskService
 
 
@@ -107,6 +107,7 @@ class DecisionService:
 
         Raises NotFoundError when it is not stored.
         """
+        found: Stored | None
         now = decision_id is None and time_s is None
         if now or (self.current is not None and decision_id == self.current.id):
             if self.current is None or self.snapshot is None:
@@ -114,11 +115,11 @@ class DecisionService:
             found = (self.current, self.snapshot, self._policies.state)
         else:
             found = self._store.decision_at(decision_id=decision_id, time_s=time_s)
-            if found is None:
-                asked = f"decision '{decision_id}'" if decision_id else f"decision at or before {time_s}"
-                raise NotFoundError(
-                    f"There is no stored {asked}.", hint="Decisions are stored when something changes in them."
-                )
+        if found is None:
+            asked = f"decision '{decision_id}'" if decision_id else f"decision at or before {time_s}"
+            raise NotFoundError(
+                f"There is no stored {asked}.", hint="Decisions are stored when something changes in them."
+            )
         decision, snapshot, policy = found
         return Explain(
             decision=decision, snapshot=snapshot, policy=policy, sentences=tuple(sentences(decision, snapshot))

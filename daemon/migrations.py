@@ -10,13 +10,13 @@ MIGRATIONS = Migrations("patchd")
 @MIGRATIONS()
 def m001_spine(db: Database) -> None:
     """Tasks, patches, rungs in force, jobs, costs, decisions, events, settings."""
-    db["settings"].create({"key": str, "value": str}, pk="key")
-    db["tasks"].create({"name": str, "spec": str, "created_s": float}, pk="name")
-    db["patches"].create(
+    db.table("settings").create({"key": str, "value": str}, pk="key")
+    db.table("tasks").create({"name": str, "spec": str, "created_s": float}, pk="name")
+    db.table("patches").create(
         {"id": str, "task": str, "resolution": int, "bytes": int, "metadata": str, "created_s": float}, pk="id"
     )
-    db["patches"].create_index(["task", "resolution"])
-    db["rungs"].create(
+    db.table("patches").create_index(["task", "resolution"])
+    db.table("rungs").create(
         {
             "task": str,
             "resolution": int,
@@ -28,7 +28,7 @@ def m001_spine(db: Database) -> None:
         },
         pk=("task", "resolution"),
     )
-    db["jobs"].create(
+    db.table("jobs").create(
         {
             "id": str,
             "state": str,
@@ -43,8 +43,8 @@ def m001_spine(db: Database) -> None:
         },
         pk="id",
     )
-    db["job_results"].create({"job_id": str, "resolution": int, "result": str}, pk=("job_id", "resolution"))
-    db["costs"].create(
+    db.table("job_results").create({"job_id": str, "resolution": int, "result": str}, pk=("job_id", "resolution"))
+    db.table("costs").create(
         {
             "base": str,
             "resolution": int,
@@ -56,6 +56,8 @@ def m001_spine(db: Database) -> None:
         },
         pk=("base", "resolution"),
     )
-    db["decisions"].create({"id": str, "time_s": float, "decision": str, "snapshot": str, "policy": str}, pk="id")
-    db["decisions"].create_index(["time_s"])
-    db["events"].create({"id": int, "time_s": float, "level": str, "kind": str, "message": str, "data": str}, pk="id")
+    db.table("decisions").create({"id": str, "time_s": float, "decision": str, "snapshot": str, "policy": str}, pk="id")
+    db.table("decisions").create_index(["time_s"])
+    db.table("events").create(
+        {"id": int, "time_s": float, "level": str, "kind": str, "message": str, "data": str}, pk="id"
+    )

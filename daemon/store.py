@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -24,7 +24,7 @@ from .api.schemas import CostView, Event, JobView, PolicyState
 from .migrations import MIGRATIONS
 from .sqlite import Database
 
-M = TypeVar("M", bound=BaseModel)
+Stored = tuple[Decision, Snapshot, PolicyState]
 
 
 class StateLock:
@@ -249,8 +249,8 @@ class Store:
         rows = self._rows("select decision from decisions order by time_s desc limit ?", limit)
         return [Decision.model_validate_json(row["decision"]) for row in rows]
 
-    def decision_at(self, *, decision_id: str | None = None, time_s: float | None = None) -> Any | None:
-        """(Decision, Snapshot, PolicyState) by id, or the one in force at `time_s`; None when there is none."""
+    def decision_at(self, *, decision_id: str | None = None, time_s: float | None = None) -> Stored | None:
+        """What was decided, on what, under which policy: by id, or in force at `time_s`; None without one."""
         if decision_id is not None:
             rows = self._rows("select * from decisions where id = ?", decision_id)
         else:

@@ -71,7 +71,7 @@ def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
         if not path.exists():
             continue
         try:
-            with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
                 position = Position.model_validate_json(metadata["position"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -7,7 +7,7 @@ microseconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,14 +54,21 @@ class PatchedNetwork:
         if patch is self._active:
             return
         slots = self._prepared.get(patch)
+        self.remove()  # the base's own tensors must be in place to be remembered
         if slots is None:
-            self.remove()  # the base's own tensors must be in place to be remembered
-            slots = self._prepared[patch] = self._prepare(patch)
-        else:
-            self.remove()
+            slots = self._prepared[patch] = self._prepare(patch.tensors)
+        self._bind(slots)
+        self._active = patch
+
+    def bind(self, tensors: Mapping[str, Tensor]) -> None:
+        """Bind tensors that are no patch yet: the parameters of one in training. `active` stays None."""
+        self.remove()
+        self._bind(self._prepare(tensors))
+
+    def _bind(self, slots: tuple[_Slot, ...]) -> None:
         for slot in slots:
             slot.table[slot.key] = slot.patch
-        self._bound, self._active = slots, patch
+        self._bound = slots
 
     def remove(self) -> None:
         """Put the base's own tensors back. Does nothing when no patch is bound."""
@@ -85,10 +92,10 @@ class PatchedNetwork:
         else:
             self.apply(patch)
 
-    def _prepare(self, patch: Patch) -> tuple[_Slot, ...]:
+    def _prepare(self, tensors: Mapping[str, Tensor]) -> tuple[_Slot, ...]:
         modules = dict(self.network.named_modules())
         slots = []
-        for name, tensor in patch.tensors.items():
+        for name, tensor in tensors.items():
             path, _, leaf = name.rpartition(".")
             module = modules.get(path)
             if module is not None and module._parameters.get(leaf) is not None:

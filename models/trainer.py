@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -250,7 +251,7 @@ class _Rung:
         self._parameters[name] = nn.Parameter(value, requires_grad=False)
         self._rates[name] = self._spec.learning_rate or LEARNING_RATES[kind]
 
-    def _make_optimiser(self, state: dict[nn.Parameter, dict[str, Tensor]]) -> torch.optim.Adam:
+    def _make_optimiser(self, state: Mapping[Tensor, Any]) -> torch.optim.Adam:
         groups = [{"params": [p], "lr": self._rates[n], "base_lr": self._rates[n]} for n, p in self._parameters.items()]
         optimiser = torch.optim.Adam(groups, foreach=False)
         optimiser.state.update(state)
@@ -282,7 +283,7 @@ class _Rung:
         for name in fresh:
             self._add(name, PatchKind.BASE_FRACTION)
         if fresh:
-            self._optimiser = self._make_optimiser(dict(self._optimiser.state))
+            self._optimiser = self._make_optimiser(self._optimiser.state)
         self.fraction = max(self.fraction, plan.fraction)
         own = {name for kind in self._spec.kinds for name in KINDS[kind].trainable(self._network)}
         for name, parameter in self._parameters.items():
@@ -296,8 +297,7 @@ class _Rung:
         self._bind()
 
     def _bind(self) -> None:
-        self._patched.remove()
-        self._patched.apply(Patch(_DRAFT, dict(self._parameters)))
+        self._patched.bind(self._parameters)
 
     @property
     def needs_features(self) -> bool:
@@ -379,9 +379,6 @@ class _Rung:
     def close(self) -> None:
         """Give the base back as it was."""
         self._patched.remove()
-
-
-_DRAFT = PatchMetadata.model_construct()  # a patch in the making: bound, never saved
 
 
 def _load(samples: tuple[Sample, ...], resolution: int, task: TaskSpec) -> _Part:

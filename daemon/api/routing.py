@@ -177,7 +177,7 @@ def openapi(routes: tuple[Route, ...], version: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a route table."""
     from pydantic.json_schema import models_json_schema
 
-    models = {Error}
+    models: set[type[BaseModel]] = {Error}
     for route in routes:
         models |= {model for model in (route.answer, route.body) if model is not None}
     ordered = sorted(models, key=lambda model: model.__name__)

@@ -226,14 +226,14 @@ def test_a_changed_policy_is_taken_and_a_wrong_one_refused_with_file_line_and_ke
     with RunningDaemon(tmp_path / "state", "--policy", str(policy)) as daemon:
         assert daemon.client.status().policy.source == str(policy)
         policy.write_text(good.replace("allocation = 1.0", "allocation = 0.0"))
-        daemon.until(lambda: daemon.client.status().decision.inference.value == 0.0, 10)  # type: ignore[union-attr]
+        daemon.until(lambda: daemon.client.status().decision.inference.value == 0.0, 10)
         policy.write_text(good.replace("allocation = 0.5", "allocatoin = 0.5"))
         daemon.until(lambda: daemon.client.status().policy.error, 10)
         error = daemon.client.status().policy.error
         assert error is not None
         assert f"{policy}:7" in error
         assert "allocatoin" in error
-        assert daemon.client.status().decision.inference.value == 0.0  # type: ignore[union-attr]
+        assert daemon.client.status().decision.inference.value == 0.0
         assert [e.kind for e in daemon.client.events(level="error").events] == ["policy.refused"]
         daemon.kill()
         daemon.start()
