@@ -40,6 +40,7 @@ DRAIN_S = 7.0  # SIGTERM must end in 10 s: this long for work in flight, the res
 HEALTHY_PERIODS = 10  # the decision loop may miss this many turns before the watchdog is left unfed
 CLEAN_UP_S = 3600
 POLICY_CHECK_S = 2
+PROFILE_CHECK_S = 15.0  # costs measured beside other work are measured again at the first calm moment
 
 
 class _Server(uvicorn.Server):
@@ -146,7 +147,7 @@ class Daemon:
         period = self.config.sample_period_s
         add(self._turn, "interval", seconds=period, id="turn", **once)
         add(self._check_policy, "interval", seconds=POLICY_CHECK_S, id="policy", **once)
-        add(self._profile, "interval", seconds=min(60.0, self.config.profile_every_s), id="profile", **once)
+        add(self._profile, "interval", seconds=min(PROFILE_CHECK_S, self.config.profile_every_s), id="profile", **once)
         add(self._clean_up, "interval", seconds=CLEAN_UP_S, id="clean-up", **once)
         watchdog_s = notify.watchdog_interval_s(os.environ)
         if watchdog_s is not None:

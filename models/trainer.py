@@ -97,7 +97,7 @@ class Trainer:
             rung=index,
             rungs=len(self._resolutions),
             resolution=self._resolutions[index],
-            epoch=min(self._spec.epochs, at.step // per_epoch + 1),
+            epoch=min(self._spec.epochs, at.step // per_epoch),
             epochs=self._spec.epochs,
             step=at.step,
             steps=self._steps,

@@ -119,7 +119,7 @@ class JobProgress(Frozen):
     rung: int = Field(0, description="index into the job's resolutions")
     rungs: int = 1
     resolution: int = 0
-    epoch: int = 0
+    epoch: int = Field(0, description="epochs of this rung that are done")
     epochs: int = 0
     step: int = Field(0, description="steps done in this rung")
     steps: int = Field(0, description="steps of this rung in all")
