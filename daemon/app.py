@@ -40,6 +40,7 @@ DRAIN_S = 7.0  # SIGTERM must end in 10 s: this long for work in flight, the res
 HEALTHY_PERIODS = 10  # the decision loop may miss this many turns before the watchdog is left unfed
 CLEAN_UP_S = 3600
 POLICY_CHECK_S = 2
+KEEP_ALIVE_CHECK_S = 5
 PROFILE_CHECK_S = 15.0  # costs measured beside other work are measured again at the first calm moment
 
 
@@ -146,6 +147,8 @@ class Daemon:
         once = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         period = self.config.sample_period_s
         add(self._turn, "interval", seconds=period, id="turn", **once)
+        add(self._train, "interval", seconds=period, id="training", **once)
+        add(self._keep_alive, "interval", seconds=KEEP_ALIVE_CHECK_S, id="keep-alive", **once)
         add(self._check_policy, "interval", seconds=POLICY_CHECK_S, id="policy", **once)
         add(self._profile, "interval", seconds=min(PROFILE_CHECK_S, self.config.profile_every_s), id="profile", **once)
         add(self._clean_up, "interval", seconds=CLEAN_UP_S, id="clean-up", **once)
@@ -156,13 +159,14 @@ class Daemon:
         self._scheduler.start()
 
     async def _turn(self) -> None:
-        """Sample, decide, and let training and the inference worker follow."""
-        try:
-            self.deciding.tick()
-            await self.training.tick()
-            await self.inference.stop_if_idle(self.policies.policy.inference.keep_alive_s)
-        except PatchdError as error:
-            self.events.emit("loop.error", str(error), level="error")
+        """Sample and decide. Whatever may take longer has a job of its own, so that decisions are never late."""
+        self.deciding.tick()
+
+    async def _train(self) -> None:
+        await self.training.tick()
+
+    async def _keep_alive(self) -> None:
+        await self.inference.stop_if_idle(self.policies.policy.inference.keep_alive_s)
 
     async def _profile(self) -> None:
         try:

@@ -69,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    # It warns whenever a job is still at work at its next turn, which is how long jobs are meant to be here.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
     try:
         asyncio.run(serve(merged(arguments)))
     except PatchdError as error:

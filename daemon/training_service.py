@@ -196,6 +196,8 @@ class TrainingService:
         try:
             await self._run(job, plan)
         except PatchdError as error:
+            if self._stopping:
+                return
             self._events.emit("job.delayed", f"Job {job.id} waits: {error}", level="error", job=job.id)
             self._not_before_s = time.monotonic() + (error.retry_after_s or CRASH_PAUSE_S)
 
@@ -206,6 +208,8 @@ class TrainingService:
         if not self._worker.running:
             self._expected_exit = False
             await self._worker.start(self._threads)
+            if self._stopping:
+                return
             self._active = job.id
             checkpoint = self._store.jobs_dir / job.id
             checkpoint.mkdir(mode=0o700, exist_ok=True)
@@ -254,10 +258,8 @@ class TrainingService:
 
     async def drain(self, timeout_s: float) -> None:
         """Yield the slice in hand and stop the worker; what it had not checkpointed is done again later."""
-        self._stopping = True
-        async with self._busy:
-            self._expected_exit = True
-            await self._worker.stop(timeout_s)
+        self._stopping = self._expected_exit = True
+        await self._worker.stop(timeout_s)
 
     # what the worker says
 
