@@ -70,6 +70,7 @@ def story(session: Session, arguments: argparse.Namespace) -> None:
     session.say(table(("input", "head alone", "scale and bias + head", "images", "patch, of base"), accuracies))
 
     heading(session, 5, "The device changes: a recorded trace takes its place in the monitor")
+    session.show("profile", "--run")  # the costs that decisions rest on, measured while nothing trains
     mark = len(session.transcript)
     watched = watch_trace(session, arguments, photographs[0], digit)
     session.say("\nWhat was seen, with the median of the daemon's own timing:\n")
@@ -147,8 +148,8 @@ def watch_trace(session: Session, arguments: argparse.Namespace, photograph: Pat
             median_answer(session.ask("infer", "--task", task, *[str(file)] * REPEATS))
             for task, file in (("imagenet", photograph), ("digits", digit))
         ]
-        if answers[0]["allocation"] != status["decision"]["inference"]["value"]:
-            continue  # it changed between the two commands: `device` is not what these answers rest on
+        if {answer["allocation"] for answer in answers} != {status["decision"]["inference"]["value"]}:
+            continue  # it changed between the commands: `device` is not what these answers rest on
         watched += [{"device": device, **answer} for answer in answers]
         state = (answers[0]["allocation"], *(answer["resolution"] for answer in answers))
         if state != shown:
@@ -197,7 +198,7 @@ def summary_rows(watched: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     for answer in watched:
         groups.setdefault((answer["allocation"], answer["task"], answer["resolution"]), []).append(answer)
     rows: list[tuple[str, ...]] = []
-    for (allocation, task, side), answers in groups.items():
+    for (allocation, task, side), answers in sorted(groups.items(), reverse=True):
         device = statistics.mode(answer["device"] for answer in answers)
         median_ms = statistics.median(answer["timing"]["total_ms"] for answer in answers)
         rows.append((device, f"{allocation:.2f}", task, f"{side} px", str(len(answers)), f"{median_ms:.1f}"))

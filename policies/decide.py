@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .decision import Decision, Ladder
+from .decision import Decision, Ladder, ReasonKind
 from .ladder import choose_rung
 from .policy import Policy
 from .rules import PolicyState, allocations
@@ -55,8 +55,11 @@ def _changes(before: Decision | None, now: Decision) -> tuple[str, ...]:
     for name in ("inference", "training"):
         old, new = getattr(before, name), getattr(now, name)
         if old.value != new.value:
-            said.append(f"{name} allocation {old.value:.2f} -> {new.value:.2f}: {new.reasons[0].text}.")
+            why = next(reason for reason in new.reasons if reason.kind is not ReasonKind.HOLD)
+            said.append(f"{name} allocation {old.value:.2f} -> {new.value:.2f}: {why.text}.")
     earlier = {rung.task: rung for rung in before.rungs}
+    for gone in sorted(earlier.keys() - {rung.task for rung in now.rungs}):
+        said.append(f"{gone}: answers no more.")
     for rung in now.rungs:
         old_rung = earlier.get(rung.task)
         if old_rung is None:

@@ -51,7 +51,7 @@ class Ladder(Frozen):
     """All rungs of a task."""
 
     task: str
-    rungs: tuple[Rung, ...] = Field(min_length=1)
+    rungs: tuple[Rung, ...] = Field(min_length=1, description="at most one a resolution")
 
 
 class RungCandidate(Frozen):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -14,6 +14,9 @@ from .snapshot import SIGNALS, Frozen
 from .toml_source import line_of
 
 DEFAULT_BAND = 0.1  # a missing leave threshold lies this share of the enter threshold away
+
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]  # true and "0.5" are no numbers
 
 
 class Head(Frozen):
@@ -26,11 +29,11 @@ class Head(Frozen):
 class Inference(Frozen):
     """The `[inference]` table."""
 
-    allocation: float = Field(1.0, ge=0, le=1, description="when no rule restricts it")
+    allocation: Number = Field(1.0, ge=0, le=1, description="when no rule restricts it")
     min_resolution: int | None = Field(None, ge=32, description="pixels; rungs below are not used")
     max_resolution: int | None = Field(None, ge=32, description="pixels; rungs above are not used")
-    raise_after_s: float = Field(10.0, ge=0, description="seconds an allocation must be allowed before it rises")
-    keep_alive_s: float = Field(300.0, gt=0, description="seconds of idleness before the worker is unloaded")
+    raise_after_s: Number = Field(10.0, ge=0, description="seconds an allocation must be allowed before it rises")
+    keep_alive_s: Number = Field(300.0, gt=0, description="seconds of idleness before the worker is unloaded")
 
     @model_validator(mode="after")
     def _ordered(self) -> Inference:
@@ -43,25 +46,25 @@ class Inference(Frozen):
 class Training(Frozen):
     """The `[training]` table."""
 
-    allocation: float = Field(
+    allocation: Number = Field(
         0.5, ge=0, le=1, description="share of a full fine-tuning step, when no rule restricts it"
     )
-    max_fraction: float = Field(0.0, ge=0, le=1, description="at most this share of the base is unfrozen")
-    raise_after_s: float = Field(10.0, ge=0)
-    slice_s: float = Field(20.0, gt=0, le=3600, description="seconds of a training slice")
+    max_fraction: Number = Field(0.0, ge=0, le=1, description="at most this share of the base is unfrozen")
+    raise_after_s: Number = Field(10.0, ge=0)
+    slice_s: Number = Field(20.0, gt=0, le=3600, description="seconds of a training slice")
 
 
 class Condition(Frozen):
     """One condition on a signal: `above`, `below` (each with a leave threshold) or `is`."""
 
     signal: str
-    above: float | None = None
-    leave_below: float | None = None
-    below: float | None = None
-    leave_above: float | None = None
+    above: Number | None = None
+    leave_below: Number | None = None
+    below: Number | None = None
+    leave_above: Number | None = None
     equals: bool | None = Field(None, alias="is")
-    for_s: float = Field(0.0, ge=0, description="seconds it must hold before the condition is entered")
-    leave_for_s: float = Field(0.0, ge=0, description="seconds the leave threshold must be passed before it is left")
+    for_s: Number = Field(0.0, ge=0, description="seconds it must hold before the condition is entered")
+    leave_for_s: Number = Field(0.0, ge=0, description="seconds the leave threshold must be passed before it is left")
 
     @model_validator(mode="after")
     def _consistent(self) -> Condition:
@@ -71,6 +74,9 @@ class Condition(Frozen):
         given = [self.above is not None, self.below is not None, self.equals is not None]
         if sum(given) != 1:
             raise ValueError("give exactly one of above, below and is")
+        thresholds = (self.above, self.below, self.leave_below, self.leave_above)
+        if SIGNALS[self.signal].unit == "share" and any(v is not None and not 0 <= v <= 1 for v in thresholds):
+            raise ValueError(f"{self.signal} is a share from 0 to 1; write 0.2 for 20 %")
         if self.leave_below is not None and (self.above is None or self.leave_below > self.above):
             raise ValueError("leave_below goes with above and lies at or below it")
         if self.leave_above is not None and (self.below is None or self.leave_above < self.below):
@@ -86,10 +92,13 @@ class Condition(Frozen):
     def leave(self) -> float:
         """The threshold that leaves it; by default a tenth of the enter threshold away."""
         if self.above is not None:
-            return self.leave_below if self.leave_below is not None else self.above - DEFAULT_BAND * abs(self.above)
-        if self.below is not None:
-            return self.leave_above if self.leave_above is not None else self.below + DEFAULT_BAND * abs(self.below)
-        return 0.5
+            leave = self.above - DEFAULT_BAND * abs(self.above) if self.leave_below is None else self.leave_below
+        elif self.below is not None:
+            leave = self.below + DEFAULT_BAND * abs(self.below) if self.leave_above is None else self.leave_above
+        else:
+            return 0.5
+        # A share never passes 1: a threshold beyond it could not be left again.
+        return min(1.0, leave) if SIGNALS[self.signal].unit == "share" else leave
 
 
 class Rule(Frozen):
@@ -97,8 +106,8 @@ class Rule(Frozen):
 
     name: str = Field(min_length=1)
     when: tuple[Condition, ...] = Field(min_length=1)
-    inference: float | None = Field(None, ge=0, le=1)
-    training: float | None = Field(None, ge=0, le=1)
+    inference: Number | None = Field(None, ge=0, le=1)
+    training: Number | None = Field(None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _useful(self) -> Rule:
@@ -134,6 +143,8 @@ def parse_policy(text: str, file: str) -> Policy:
         raise PolicyError(f"{file}:{line}: this is not TOML: {error}.") from error
     except ValidationError as error:
         raise _explain(error, text, file) from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, tables nested thousands deep
+        raise PolicyError(f"{file}:1: this TOML cannot be read: {error}.") from error
 
 
 def policy_json_schema() -> dict[str, Any]:

@@ -24,6 +24,7 @@ class HoldState(Frozen):
 
     value: float | None = None
     allowed_since_s: float | None = None
+    allowed: float | None = Field(None, description="the least that has been allowed since then")
     raised_s: float | None = None
     back_off: float = 1.0
 
@@ -125,8 +126,12 @@ def _allocate(
     reasons: list[Reason] = []
     for position, (limit, rule, why) in enumerate(limits):
         because = " and ".join(reason.text for reason in why)
-        wins = position == 0 and limit <= default
-        verdict = "the most restrictive matching rule" if wins else "matches too, but is less restrictive"
+        if position == 0 and limit <= default:
+            verdict = "the most restrictive matching rule"
+        elif limit == target:
+            verdict = "matches too and asks for the same"
+        else:
+            verdict = "matches too, but is less restrictive"
         head = why[0]
         reasons.append(
             Reason(
@@ -138,9 +143,9 @@ def _allocate(
                 text=f"rule '{rule.name}' allows {name} at most {limit:g} because {because}; {verdict}",
             )
         )
-    if not limits:
-        reasons.append(
-            Reason(kind=ReasonKind.DEFAULT, text=f"no rule restricts {name}; the policy's {default:g} holds")
+    if not limits or limits[0][0] > default:
+        reasons.insert(
+            0, Reason(kind=ReasonKind.DEFAULT, text=f"no rule restricts {name}; the policy's {default:g} holds")
         )
     relevant = tuple(reason for rule, reason in missing if getattr(rule, name) is not None)
     value, after, wait = _follow(hold, target, raise_after_s, now)
@@ -167,10 +172,12 @@ def _follow(hold: HoldState, target: float, raise_after_s: float, now: float) ->
     if target == hold.value:
         return target, HoldState(value=target, back_off=1.0 if calm else hold.back_off, raised_s=hold.raised_s), None
     since = now if hold.allowed_since_s is None else hold.allowed_since_s
+    allowed = target if hold.allowed is None else min(target, hold.allowed)
     left = raise_after_s * hold.back_off - (now - since)
     if left <= 0:
-        return target, HoldState(value=target, raised_s=now, back_off=hold.back_off), None
-    return hold.value, hold.model_copy(update={"allowed_since_s": since}), left
+        # What was allowed only lately waits its own time.
+        return allowed, HoldState(value=allowed, raised_s=now, back_off=hold.back_off), None
+    return hold.value, hold.model_copy(update={"allowed_since_s": since, "allowed": allowed}), left
 
 
 def _matched(rule: Rule, condition: Condition, value: float) -> Reason:

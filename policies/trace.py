@@ -22,13 +22,13 @@ class TraceHeader(Frozen):
     version: Literal[1]
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
     story: str
-    period_s: float = Field(gt=0)
+    period_s: float = Field(gt=0, allow_inf_nan=False)
 
 
 class TraceRecord(Frozen):
     """One moment, `t` seconds from the start; a section left out keeps the device's own value."""
 
-    t: float = Field(ge=0)
+    t: float = Field(ge=0, allow_inf_nan=False)
     cpu: Cpu | None = None
     memory: Memory | None = None
     pressure: Pressure | None = None
@@ -69,7 +69,7 @@ def parse_trace(text: str, file: str) -> Trace:
     """Check a trace file's text. Raises TraceError naming file and line."""
     header: TraceHeader | None = None
     records: list[TraceRecord] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -89,6 +89,8 @@ def parse_trace(text: str, file: str) -> Trace:
         if records and record.t <= records[-1].t:
             raise TraceError(f"{file}:{number}: t is {record.t:g}, not after {records[-1].t:g} of the record before.")
         records.append(record)
+        if len(records) > MAX_RECORDS:
+            raise TraceError(f"{file}:{number}: a trace has at most {MAX_RECORDS} records.", hint="Cut it.")
     if header is None or not records:
         raise TraceError(
             f"{file}: a trace needs a header line and at least one record.",
@@ -107,6 +109,6 @@ def record_line(t: float, snapshot: Snapshot) -> str:
     fields: dict[str, Any] = {"t": round(t, 3)}
     dumped = snapshot.model_dump(exclude_none=True)
     for name in SECTIONS:
-        if dumped.get(name):
+        if dumped.get(name) is not None:
             fields[name] = dumped[name]
     return json.dumps(fields, separators=(",", ":"))
