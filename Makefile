@@ -18,7 +18,7 @@ TYPED := __init__.py policies models daemon benchmarks demo
 
 # The repository root is the package `patchd`, whatever the clone's folder is called: type checkers find it by this link.
 LINKS := build/lint
-MYPY = MYPYPATH=.:patchd/tests:patchd/benchmarks:patchd/demo $(CURDIR)/$(BIN)/python -m mypy \
+MYPY = MYPYPATH=.:patchd/tests:patchd/benchmarks:patchd/demo ../../$(BIN)/python -m mypy \
   --config-file patchd/pyproject.toml --cache-dir patchd/.mypy_cache
 # Tests need no annotations of their own, and one that meets a None fails by itself.
 LOOSELY := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --no-warn-return-any \

@@ -49,20 +49,22 @@ def _positions(text: str) -> Iterator[tuple[Path, int]]:
             path = (*current, key.group(1).strip("\"'"))
             yield path, number + 1
             rest = "\n".join([line[key.end() :], *lines[number + 1 :]])
-            used = yield from _value(rest, path, number + 1)
-            number += used
+            inside, more_lines = _value(rest, path, number + 1)
+            yield from inside
+            number += more_lines
         number += 1
 
 
-def _value(text: str, path: Path, line: int) -> Iterator[tuple[Path, int]]:
-    """Positions inside one value, arrays and inline tables included. Returns how many more lines it takes."""
+def _value(text: str, path: Path, line: int) -> tuple[list[tuple[Path, int]], int]:
+    """Positions inside one value, of array elements and keys of inline tables, and how many more lines it takes."""
+    found: list[tuple[Path, int]] = []
     stack: list[_Frame] = []
     at, used = 0, 0
     while at < len(text):
         if stack and stack[-1][0] == "{" and (key := _KEY.match(text, at)):
             container, name = stack[-1][1], key.group(1).strip("\"'")
             stack[-1] = ("{", container, name)
-            yield (*container, name), line + used + text.count("\n", at, key.start(1))
+            found.append(((*container, name), line + used + text.count("\n", at, key.start(1))))
             used += text.count("\n", at, key.end())
             at = key.end()
             continue
@@ -74,7 +76,7 @@ def _value(text: str, path: Path, line: int) -> Iterator[tuple[Path, int]]:
         kind = token.lastgroup
         if kind == "line":
             if not stack:
-                return used
+                break
             used += 1
         elif kind == "string":
             used += token.group().count("\n")
@@ -82,14 +84,14 @@ def _value(text: str, path: Path, line: int) -> Iterator[tuple[Path, int]]:
             inner = path if not stack else _element(stack[-1])
             stack.append((token.group(), inner, 0))
             if stack[:-1]:
-                yield inner, line + used
+                found.append((inner, line + used))
         elif kind == "close" and stack:
             stack.pop()
         elif kind == "comma" and stack:
             bracket, container, place = stack[-1]
             if isinstance(place, int):
                 stack[-1] = (bracket, container, place + 1)
-    return used
+    return found, used
 
 
 def _element(frame: _Frame) -> Path:

@@ -140,6 +140,7 @@ def test_the_demo_predicts_a_digit_that_training_never_sees(monkeypatch, tmp_pat
 
     monkeypatch.syspath_prepend(str(ROOT / "demo"))
     spec = importlib.util.spec_from_file_location("patchd_demo", ROOT / "demo" / "demo.py")
+    assert spec is not None
     demo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(demo)
     file = demo.write_digit(tmp_path / "digit.png")
