@@ -20,9 +20,11 @@ class ConditionState(Frozen):
 
 
 class HoldState(Frozen):
-    """Memory of one allocation: its value, since when more has been allowed, and the back-off in force."""
+    """Memory of one allocation: its value, what has been asked for since when, and the back-off in force."""
 
     value: float | None = None
+    target: float | None = None
+    target_since_s: float = 0.0
     allowed_since_s: float | None = None
     allowed: float | None = Field(None, description="the least that has been allowed since then")
     raised_s: float | None = None
@@ -162,22 +164,30 @@ def _allocate(
 
 
 def _follow(hold: HoldState, target: float, raise_after_s: float, now: float) -> tuple[float, HoldState, float | None]:
-    """The value that follows `target`: down at once, up after `raise_after_s` times the back-off."""
+    """The value that follows `target`, what to remember, and the seconds it still waits where it is to rise.
+
+    It falls at once and rises after `raise_after_s` times the back-off. A fall soon after a rise doubles the back-off;
+    only a target that has stood still for a while ends it, so a signal that swings for hours is followed ever more
+    rarely.
+    """
     if hold.value is None:
-        return target, HoldState(value=target), None
-    calm = hold.raised_s is None or now - hold.raised_s >= BACK_OFF_WINDOW_S * hold.back_off
+        return target, HoldState(value=target, target=target, target_since_s=now), None
+    since = hold.target_since_s if target == hold.target else now
+    back_off = 1.0 if now - since >= BACK_OFF_WINDOW_S else hold.back_off
+    seen = HoldState(value=hold.value, target=target, target_since_s=since, raised_s=hold.raised_s, back_off=back_off)
     if target < hold.value:
-        back_off = 1.0 if calm else min(BACK_OFF_MAX, hold.back_off * BACK_OFF_FACTOR)
-        return target, HoldState(value=target, back_off=back_off, raised_s=hold.raised_s), None
+        if hold.raised_s is not None and now - hold.raised_s < BACK_OFF_WINDOW_S * back_off:
+            back_off = min(BACK_OFF_MAX, back_off * BACK_OFF_FACTOR)
+        return target, seen.model_copy(update={"value": target, "back_off": back_off}), None
     if target == hold.value:
-        return target, HoldState(value=target, back_off=1.0 if calm else hold.back_off, raised_s=hold.raised_s), None
-    since = now if hold.allowed_since_s is None else hold.allowed_since_s
+        return target, seen, None
+    rising_since = now if hold.allowed_since_s is None else hold.allowed_since_s
     allowed = target if hold.allowed is None else min(target, hold.allowed)
-    left = raise_after_s * hold.back_off - (now - since)
+    left = raise_after_s * back_off - (now - rising_since)
     if left <= 0:
         # What was allowed only lately waits its own time.
-        return allowed, HoldState(value=allowed, raised_s=now, back_off=hold.back_off), None
-    return hold.value, hold.model_copy(update={"allowed_since_s": since, "allowed": allowed}), left
+        return allowed, seen.model_copy(update={"value": allowed, "raised_s": now}), None
+    return hold.value, seen.model_copy(update={"allowed_since_s": rising_since, "allowed": allowed}), left
 
 
 def _matched(rule: Rule, condition: Condition, value: float) -> Reason:
@@ -211,6 +221,7 @@ def _rebased(state: PolicyState, now: float) -> PolicyState:
             update={
                 "allowed_since_s": None if h.allowed_since_s is None else now,
                 "raised_s": None if h.raised_s is None else now,
+                "target_since_s": now,
             }
         )
 

@@ -1,0 +1,86 @@
+"""From allocation to rung: always one, never over budget, monotone."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from patchd.policies.decision import Ladder, Rung, RungDecision
+from patchd.policies.ladder import choose_rung
+
+SIDES = st.sampled_from(range(32, 513, 32))
+
+
+@st.composite
+def ladders(draw: st.DrawFn) -> Ladder:
+    sides = sorted(draw(st.sets(SIDES, min_size=1, max_size=6)))
+    all_accurate = draw(st.booleans())
+    rungs = tuple(
+        Rung(
+            resolution=side,
+            cost_ms=draw(st.none() | st.floats(0.01, 1e4)),
+            accuracy=draw(st.floats(0, 1)) if all_accurate else draw(st.none() | st.floats(0, 1)),
+        )
+        for side in sides
+    )
+    return Ladder(task="t", rungs=rungs)
+
+
+def chosen_rank(ladder: Ladder, decision: RungDecision) -> tuple[float, int]:
+    rung = next(rung for rung in ladder.rungs if rung.resolution == decision.resolution)
+    by_accuracy = all(r.accuracy is not None for r in ladder.rungs)
+    return (rung.accuracy or 0.0) if by_accuracy else 0.0, rung.resolution
+
+
+@given(ladders(), st.floats(0, 1))
+def test_one_rung_is_always_chosen_and_never_over_budget(ladder: Ladder, allocation: float) -> None:
+    decision = choose_rung(ladder, allocation)
+    chosen = [candidate for candidate in decision.candidates if candidate.chosen]
+    assert len(chosen) == 1
+    assert chosen[0].fits
+    assert chosen[0].cost_ms <= decision.budget_ms
+    assert len(decision.candidates) == len(ladder.rungs)
+    assert all(candidate.verdict for candidate in decision.candidates)
+
+
+@given(ladders(), st.floats(0, 1), st.floats(0, 1))
+def test_more_allocation_never_gives_a_worse_rung(ladder: Ladder, a: float, b: float) -> None:
+    less, more = (choose_rung(ladder, value) for value in sorted((a, b)))
+    assert chosen_rank(ladder, less) <= chosen_rank(ladder, more)
+    assert less.budget_ms <= more.budget_ms
+
+
+@given(ladders(), st.floats(0, 1))
+def test_choosing_is_deterministic(ladder: Ladder, allocation: float) -> None:
+    assert choose_rung(ladder, allocation) == choose_rung(ladder, allocation)
+
+
+@given(ladders(), st.floats(0, 1), SIDES, SIDES)
+def test_caps_are_kept_where_a_rung_lies_within_them(ladder: Ladder, allocation: float, a: int, b: int) -> None:
+    low, high = sorted((a, b))
+    decision = choose_rung(ladder, allocation, min_resolution=low, max_resolution=high)
+    if any(low <= rung.resolution <= high for rung in ladder.rungs):
+        assert low <= decision.resolution <= high
+
+
+def test_one_is_the_best_rung_and_zero_the_cheapest() -> None:
+    rungs = tuple(Rung(resolution=side, cost_ms=cost) for side, cost in ((96, 4.0), (160, 7.0), (224, 12.0)))
+    ladder = Ladder(task="t", rungs=rungs)
+    assert choose_rung(ladder, 1.0).resolution == 224
+    assert choose_rung(ladder, 0.0).resolution == 96
+    middle = choose_rung(ladder, 0.5)
+    assert middle.resolution == 160
+    verdicts = {candidate.rung.resolution: candidate.verdict for candidate in middle.candidates}
+    assert "12.0 ms is over the budget of 8.0 ms" in verdicts[224]
+
+
+def test_a_cheaper_and_more_accurate_rung_wins_over_a_finer_one() -> None:
+    rungs = (Rung(resolution=96, cost_ms=4.0, accuracy=0.97), Rung(resolution=224, cost_ms=12.0, accuracy=0.95))
+    assert choose_rung(Ladder(task="t", rungs=rungs), 1.0).resolution == 96
+
+
+def test_unmeasured_costs_are_estimated_from_pixels_and_marked() -> None:
+    ladder = Ladder(task="t", rungs=(Rung(resolution=96), Rung(resolution=192, cost_ms=8.0)))
+    decision = choose_rung(ladder, 0.0)
+    small = next(candidate for candidate in decision.candidates if candidate.rung.resolution == 96)
+    assert small.estimated
+    assert small.cost_ms == 2.0

@@ -1,0 +1,129 @@
+"""The policy file: what is accepted, and that every mistake is one sentence naming file, line and key."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from patchd.policies.errors import NotFoundError, PolicyError
+from patchd.policies.policy import Policy, parse_policy, policy_json_schema
+from patchd.policies.presets_loader import load_preset, preset_names, preset_text
+from patchd.policies.toml_source import line_of
+
+HEAD = '[policy]\nname = "x"\n'
+RULE = '[[rule]]\nname = "r"\nwhen = [{ signal = "battery.charge", below = 0.2 }]\ninference = 0.1\n'
+
+
+def test_every_preset_is_valid_and_named_after_its_file() -> None:
+    assert preset_names() == ("balanced", "performance", "powersave")
+    for name in preset_names():
+        policy = load_preset(name)
+        assert policy.policy.name == name
+        assert policy.policy.description
+        assert policy.rule
+
+
+def test_an_unknown_preset_is_named_with_the_known_ones() -> None:
+    with pytest.raises(NotFoundError, match=r"turbo.*balanced"):
+        load_preset("turbo")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        (HEAD + "[inferense]\n", 3, "inferense.*inference"),
+        (HEAD + "\n[training]\nallocatoin = 0.5\n", 5, "allocatoin.*allocation"),
+        (HEAD + "[inference]\nallocation = 2\n", 4, "allocation"),
+        (HEAD + "[inference]\nallocation = true\n", 4, "allocation"),
+        (HEAD + '[inference]\nallocation = "0.5"\n', 4, "allocation"),
+        (HEAD + "[inference]\nallocation = nan\n", 4, "allocation"),
+        (HEAD + "[inference]\nmin_resolution = 224\nmax_resolution = 96\n", 3, "224 is above max_resolution 96"),
+        (HEAD + RULE.replace("battery.charge", "batery.charge"), 5, "batery.charge.*battery.charge"),
+        (HEAD + RULE.replace("below = 0.2", "below = 20"), 5, "share from 0 to 1"),
+        (HEAD + RULE.replace("below = 0.2", "below = 0.2, leave_above = 0.1"), 5, "leave_above"),
+        (HEAD + RULE.replace("below = 0.2", "below = 0.2, above = 0.5"), 5, "exactly one"),
+        (HEAD + RULE.replace("inference = 0.1\n", ""), 3, "at least one of inference and training"),
+        (HEAD + RULE + RULE, 1, "two rules are named 'r'"),
+        (HEAD + "[[rule]]\nname = 'r'\ninference = 1.0\n", 3, "when"),
+        (HEAD + "when = [\n", 3, "not TOML"),
+        ("", 1, "policy"),
+        ("x" * 50, 1, "not TOML"),
+    ],
+)
+def test_each_mistake_names_file_line_and_key(text: str, line: int, said: str) -> None:
+    with pytest.raises(PolicyError, match=f"(?s)^my.toml:{line}: .*{said}") as caught:
+        parse_policy(text, "my.toml")
+    assert "Traceback" not in str(caught.value)
+    assert "\n" not in caught.value.message.strip()
+
+
+def test_the_second_condition_of_a_long_when_has_its_own_line() -> None:
+    text = HEAD + (
+        '[[rule]]\nname = "r"\nwhen = [\n    { signal = "cpu.busy", above = 0.5 },  # { not this\n'
+        '    { signal = "cpu.bussy", above = 0.5 },\n]\ntraining = 0.0\n'
+    )
+    with pytest.raises(PolicyError, match=r"^f:7: .*cpu.bussy"):
+        parse_policy(text, "f")
+
+
+@given(
+    comments=st.lists(st.text(alphabet="#[]{}=,ab \"'", max_size=12), min_size=4, max_size=4),
+    blank=st.lists(st.integers(0, 3), min_size=4, max_size=4),
+    which=st.integers(0, 2),
+)
+def test_the_line_of_a_key_is_found_among_comments_blank_lines_and_inline_tables(
+    comments: list[str], blank: list[int], which: int
+) -> None:
+    lines: list[str] = []
+    expected: dict[tuple[str | int, ...], int] = {}
+    for index in range(3):
+        lines += [""] * blank[index] + [f"# {comments[index]}"] + ["[[rule]]"]
+        lines.append(f'name = "r{index}"')
+        lines.append("when = [")
+        for part in range(2):
+            expected["rule", index, "when", part, "signal"] = len(lines) + 1
+            lines.append(f'  {{ signal = "a # [b]", above = {part} }}, # {comments[3]}')
+        lines.append("]")
+        expected["rule", index, "training"] = len(lines) + 1
+        lines.append("training = 0.5")
+    text = "\n".join(lines)
+    for path, line in expected.items():
+        if path[1] == which:
+            assert line_of(text, path) == line
+
+
+@given(
+    st.text(max_size=120)
+    | st.lists(
+        st.sampled_from(
+            ["[policy]", 'name = "x"', "[inference]", "allocation = 0.5", "[[rule]]", "when = [", "{ signal =", "]", 
+             "}", '"cpu.busy"', "above = 1", ", ", "training = 9", "is = true", "#", "\\", '"""', "1e999", "\u2028"]
+        ),
+        max_size=14,
+    ).map("\n".join)
+)  # fmt: skip
+def test_any_text_gives_a_policy_or_a_policy_error(text: str) -> None:
+    try:
+        assert isinstance(parse_policy(text, "f"), Policy)
+    except PolicyError as error:
+        assert str(error).startswith("f:")
+
+
+@given(name=st.sampled_from(preset_names()), at=st.integers(0, 4000), piece=st.text(max_size=6), cut=st.integers(0, 6))
+def test_a_damaged_preset_gives_a_policy_or_a_policy_error(name: str, at: int, piece: str, cut: int) -> None:
+    text = preset_text(name)
+    at = at % len(text)
+    try:
+        parse_policy(text[:at] + piece + text[at + cut :], "f")
+    except PolicyError as error:
+        assert str(error).startswith("f:")
+
+
+@pytest.mark.parametrize("text", ["a = " + "9" * 5000, "a = " + "[" * 3000 + "]" * 3000])
+def test_monstrous_toml_is_refused_in_one_sentence(text: str) -> None:
+    with pytest.raises(PolicyError, match=r"^f:1"):
+        parse_policy(text, "f")
+
+
+def test_the_json_schema_knows_every_table() -> None:
+    assert set(policy_json_schema()["properties"]) == {"policy", "inference", "training", "rule"}
