@@ -21,6 +21,8 @@ from patchd.policies.snapshot import Snapshot, signals
 PERIOD_S = 1.0  # the daemon's default sampling period
 BEFORE_S = 2.0  # of the trace, before the change: the daemon must have settled
 GIVE_UP_S = 10.0
+SETTLE_S = 60.0
+HEAD = {"format": "patchd-trace", "version": 1, "name": "step", "story": "One change.", "period_s": PERIOD_S}
 CALM = {"cpu": {"count": 2, "busy": 0.05, "busy_own": 0.02}, "power": {"on_mains": True, "battery_charge": 0.9}}
 CHANGES: dict[str, tuple[dict[str, Any], str, float]] = {
     "mains to low battery": ({**CALM, "power": {"on_mains": False, "battery_charge": 0.15}}, "power.on_mains", 0.0),
@@ -30,9 +32,8 @@ CHANGES: dict[str, tuple[dict[str, Any], str, float]] = {
 
 def trace(change: dict[str, Any], at_s: float) -> str:
     """A trace that changes once, `at_s` seconds after its start."""
-    head = {"format": "patchd-trace", "version": 1, "name": "step", "story": "One change.", "period_s": PERIOD_S}
     samples = [(0.0, CALM), (at_s, change), (at_s + GIVE_UP_S, change)]
-    return "\n".join(json.dumps(line) for line in [head, *({"t": at, **seen} for at, seen in samples)]) + "\n"
+    return "\n".join(json.dumps(line) for line in [HEAD, *({"t": at, **seen} for at, seen in samples)]) + "\n"
 
 
 def react(client: PatchdClient, change: str, image: bytes, phase_s: float) -> tuple[float, float]:
@@ -60,16 +61,14 @@ def shows(snapshot: Snapshot, signal: str, value: float) -> bool:
 
 
 def settle(client: PatchdClient, image: bytes) -> None:
-    """Wait until the allocation is full again: it rises only after the policy's calm time."""
-    client.start_trace(TraceReplay(name="calm", jsonl=trace(CALM, BEFORE_S).replace("step", "calm")))
-    deadline = time.monotonic() + 60.0
+    """Replay a calm device until the allocation is full again: it rises only after the policy's calm time."""
+    calm = [{**HEAD, "name": "calm"}, {"t": 0.0, **CALM}, {"t": 2 * SETTLE_S, **CALM}]
+    client.start_trace(TraceReplay(name="calm", jsonl="\n".join(map(json.dumps, calm)) + "\n"))
+    deadline = time.monotonic() + SETTLE_S
     while client.infer_tensor("imagenet", image, (64, 64, 3)).allocation < 1.0:
         if time.monotonic() > deadline:
-            raise RuntimeError("the allocation did not return to 1 on a calm device")
-        if not client.trace().active:
-            client.start_trace(TraceReplay(name="calm", jsonl=trace(CALM, BEFORE_S).replace("step", "calm")))
+            raise RuntimeError(f"the allocation did not return to 1 within {SETTLE_S:.0f} s on a calm device")
         time.sleep(0.2)
-    client.stop_trace()
 
 
 def main() -> None:

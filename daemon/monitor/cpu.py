@@ -46,8 +46,7 @@ class CpuReader:
             group = self._group_busy(now, cores)
             busy = max((share for share in (busy, group) if share is not None), default=None)
         known = [use.cpu_cores for use in uses if use.cpu_cores is not None]
-        load = (read_text(self._proc / "loadavg") or "").split()
-        loads = [float(field) for field in load[:3]] if len(load) >= 3 else [None, None, None]
+        loads = _loads(read_text(self._proc / "loadavg"))
         cpu = Cpu(
             count=count,
             limit_cores=limit,
@@ -64,7 +63,10 @@ class CpuReader:
         line = (read_text(self._proc / "stat") or "").partition("\n")[0].split()
         if len(line) < 5 or line[0] != "cpu":
             return None
-        ticks = [float(field) for field in line[1:9]]  # guest time is contained in user time
+        try:
+            ticks = [float(field) for field in line[1:9]]  # guest time is contained in user time
+        except ValueError:
+            return None
         total, idle = sum(ticks), ticks[3] + (ticks[4] if len(ticks) > 4 else 0.0)
         before, self._times = self._times, (total, idle)
         if before is None or total <= before[0]:
@@ -102,3 +104,12 @@ class CpuReader:
             del self._processes[pid]
             self._used.pop(pid, None)
         return uses
+
+
+def _loads(text: str | None) -> tuple[float, float, float] | tuple[None, None, None]:
+    """The three load averages; absent when the file is missing or not of the known form."""
+    try:
+        one, five, fifteen = (float(field) for field in (text or "").split()[:3])
+    except ValueError:
+        return None, None, None
+    return one, five, fifteen

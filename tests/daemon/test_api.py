@@ -284,7 +284,7 @@ def test_no_request_is_answered_with_an_internal_error(
     try:
         daemon.client.request(method, path, body=body)
     except PatchdError as error:
-        assert error.code != "internal", str(error)  # noqa: PT017
+        assert error.code != "internal", str(error)
 
 
 def test_every_route_stands_in_the_documentation(daemon: RunningDaemon) -> None:

@@ -96,7 +96,7 @@ def test_the_line_of_a_key_is_found_among_comments_blank_lines_and_inline_tables
     st.text(max_size=120)
     | st.lists(
         st.sampled_from(
-            ["[policy]", 'name = "x"', "[inference]", "allocation = 0.5", "[[rule]]", "when = [", "{ signal =", "]", 
+            ["[policy]", 'name = "x"', "[inference]", "allocation = 0.5", "[[rule]]", "when = [", "{ signal =", "]",
              "}", '"cpu.busy"', "above = 1", ", ", "training = 9", "is = true", "#", "\\", '"""', "1e999", "\u2028"]
         ),
         max_size=14,

@@ -98,8 +98,8 @@ def test_a_decision_tells_everything_in_sentences() -> None:
         assert name in told
     for name in set(SIGNALS) - set(signals(snapshot)):
         assert name in told
-    for candidate in (*decision.rungs[0].candidates, *decision.plan.candidates):
-        assert candidate.verdict in told
+    verdicts = [c.verdict for c in decision.rungs[0].candidates] + [c.verdict for c in decision.plan.candidates]
+    assert all(verdict in told for verdict in verdicts)
 
 
 def test_what_changed_is_said_with_its_cause() -> None:

@@ -1,0 +1,207 @@
+"""The monitor reads fake /proc and /sys trees with its real code, and this machine against a second source."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from patchd.daemon.monitor.monitor import Monitor
+from patchd.daemon.monitor.pressure import parse_stall
+from patchd.policies.snapshot import Snapshot, signals
+
+GIB = 1024**3
+PSI = "some avg10=12.50 avg60=3.00 avg300=0.10 total=1\nfull avg10=1.00 avg60=0.50 avg300=0.00 total=1\n"
+
+
+class Tree:
+    """A made-up /proc and /sys."""
+
+    def __init__(self, root: Path) -> None:
+        self.proc, self.sys, self.state = root / "proc", root / "sys", root / "state"
+        for directory in (self.proc, self.sys, self.state):
+            directory.mkdir(parents=True)
+
+    def put(self, path: str, text: object) -> None:
+        file = self.proc.parent / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{text}\n")
+
+    def meminfo(self, total: int, available: int) -> None:
+        lines = {"MemTotal": total, "MemAvailable": available, "SwapTotal": 0, "SwapFree": 0}
+        self.put("proc/meminfo", "\n".join(f"{name}: {value // 1024} kB" for name, value in lines.items()))
+
+    def supply(self, name: str, **fields: object) -> None:
+        for field, value in fields.items():
+            self.put(f"sys/class/power_supply/{name}/{field}", value)
+
+    def monitor(self) -> Monitor:
+        return Monitor(state_dir=self.state, proc_root=self.proc, sys_root=self.sys)
+
+    def sample(self) -> Snapshot:
+        return self.monitor().sample(1.0)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path)
+
+
+def test_a_machine_with_nothing_has_everything_absent_and_nothing_zero(tree: Tree) -> None:
+    snapshot = tree.sample()
+    assert snapshot.memory is None
+    assert snapshot.cpu.busy is None
+    assert snapshot.cpu.load1 is None
+    assert (snapshot.pressure.cpu, snapshot.pressure.memory, snapshot.pressure.io) == (None, None, None)
+    assert (snapshot.power.on_mains, snapshot.power.battery_charge) == (None, None)
+    assert snapshot.temperatures == ()
+    assert set(signals(snapshot)) <= {"disk.free_bytes", "cpu.busy_own"}
+
+
+def test_a_laptop_with_two_batteries_weighs_them_by_energy_and_leaves_the_mouse_out(tree: Tree) -> None:
+    tree.supply("AC", type="Mains", online=0)
+    tree.supply("BAT0", type="Battery", energy_now=10_000, energy_full=40_000, power_now=5_000, status="Discharging")
+    tree.supply("BAT1", type="Battery", energy_now=5_000, energy_full=10_000, power_now=0, status="Discharging")
+    tree.supply("hidpp_battery_0", type="Battery", scope="Device", capacity=3, status="Discharging")
+    power = tree.sample().power
+    assert power.on_mains is False
+    assert power.battery_charge == pytest.approx(0.3)
+    assert power.battery_seconds_left == pytest.approx(3 * 3600)
+
+
+def test_a_battery_that_only_tells_percent_is_read(tree: Tree) -> None:
+    tree.supply("BAT0", type="Battery", capacity=55, status="Charging")
+    power = tree.sample().power
+    assert (power.on_mains, power.battery_charge, power.battery_seconds_left) == (True, 0.55, None)
+
+
+def test_a_raspberry_pi_has_a_temperature_and_no_power_supply(tree: Tree) -> None:
+    tree.put("sys/class/thermal/thermal_zone0/type", "cpu-thermal")
+    tree.put("sys/class/thermal/thermal_zone0/temp", 61_300)
+    tree.put("sys/class/thermal/thermal_zone0/trip_point_0_type", "critical")
+    tree.put("sys/class/thermal/thermal_zone0/trip_point_0_temp", 110_000)
+    tree.put("sys/class/thermal/thermal_zone1/type", "broken")
+    tree.put("sys/class/thermal/thermal_zone1/temp", -274_000)
+    snapshot = tree.sample()
+    assert [(s.name, s.celsius, s.critical_celsius) for s in snapshot.temperatures] == [("cpu-thermal", 61.3, 110.0)]
+    assert snapshot.power.battery_charge is None
+
+
+def test_hardware_monitors_are_read_with_their_labels(tree: Tree) -> None:
+    tree.put("sys/class/hwmon/hwmon0/name", "k10temp")
+    tree.put("sys/class/hwmon/hwmon0/temp1_input", 48_000)
+    tree.put("sys/class/hwmon/hwmon0/temp1_label", "Tctl")
+    assert [(s.name, s.celsius) for s in tree.sample().temperatures] == [("k10temp/Tctl", 48.0)]
+
+
+def test_under_a_cgroup_v2_limit_the_smallest_limit_on_the_way_up_counts(tree: Tree) -> None:
+    tree.meminfo(16 * GIB, 12 * GIB)
+    tree.put("proc/self/cgroup", "0::/outer/inner")
+    tree.put("sys/fs/cgroup/cgroup.controllers", "cpu memory")
+    tree.put("sys/fs/cgroup/outer/inner/memory.max", "max")
+    tree.put("sys/fs/cgroup/outer/inner/cpu.max", "max 100000")
+    tree.put("sys/fs/cgroup/outer/memory.max", 2 * GIB)
+    tree.put("sys/fs/cgroup/outer/memory.current", GIB + GIB // 2)
+    tree.put("sys/fs/cgroup/outer/memory.stat", f"anon 5\ninactive_file {GIB // 2}")
+    tree.put("sys/fs/cgroup/outer/cpu.max", "50000 100000")
+    monitor = tree.monitor()
+    snapshot = monitor.sample(1.0)
+    assert snapshot.memory is not None
+    assert (snapshot.memory.total_bytes, snapshot.memory.limited_by) == (2 * GIB, "cgroup-v2")
+    assert snapshot.memory.available_bytes == GIB  # page cache that is given back on demand is no use
+    assert snapshot.cpu.limit_cores == 0.5
+    assert monitor.usable_cores() == 0.5
+
+
+def test_under_a_cgroup_v1_limit_the_limit_counts_and_the_huge_default_does_not(tree: Tree) -> None:
+    tree.meminfo(16 * GIB, 12 * GIB)
+    tree.put("proc/self/cgroup", "7:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc")
+    tree.put("sys/fs/cgroup/memory/memory.limit_in_bytes", GIB)
+    tree.put("sys/fs/cgroup/memory/memory.usage_in_bytes", GIB // 2)
+    tree.put("sys/fs/cgroup/memory/memory.stat", f"inactive_file 1\ntotal_inactive_file {GIB // 4}")
+    tree.put("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", 150_000)
+    tree.put("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", 100_000)
+    snapshot = tree.sample()
+    assert snapshot.memory is not None
+    assert (snapshot.memory.total_bytes, snapshot.memory.limited_by) == (GIB, "cgroup-v1")
+    assert snapshot.memory.available_bytes == GIB - GIB // 4
+    assert snapshot.cpu.limit_cores == 1.5
+    tree.put("sys/fs/cgroup/memory/memory.limit_in_bytes", 9223372036854771712)
+    tree.put("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", -1)
+    free = tree.sample()
+    assert free.memory is not None
+    assert (free.memory.total_bytes, free.memory.limited_by, free.cpu.limit_cores) == (16 * GIB, "machine", None)
+
+
+def test_pressure_is_a_share_and_an_old_kernels_missing_full_line_is_absent(tree: Tree) -> None:
+    tree.put("proc/pressure/memory", PSI)
+    tree.put("proc/pressure/cpu", PSI.splitlines()[0])
+    pressure = tree.sample().pressure
+    assert pressure.memory is not None
+    assert (pressure.memory.some_avg10, pressure.memory.full_avg10) == (0.125, 0.01)
+    assert pressure.cpu is not None
+    assert pressure.cpu.full_avg10 is None
+    assert pressure.io is None
+
+
+def test_busy_counts_steal_but_not_waiting_for_the_disk(tree: Tree) -> None:
+    tree.put("proc/stat", "cpu  100 0 100 1000 100 0 0 0 0 0")
+    tree.put("proc/loadavg", "0.50 0.40 0.30 1/100 1")
+    monitor = tree.monitor()
+    assert monitor.sample(1.0).cpu.busy is None
+    tree.put("proc/stat", "cpu  110 0 110 1040 120 0 0 20 0 0")
+    cpu = monitor.sample(2.0).cpu
+    assert cpu.busy == pytest.approx(0.4)
+    assert (cpu.load1, cpu.load5, cpu.load15) == (0.5, 0.4, 0.3)
+
+
+@given(st.text(max_size=80) | st.binary(max_size=80).map(lambda data: data.decode("latin-1")))
+def test_any_text_in_a_pressure_file_is_a_stall_or_absent(text: str) -> None:
+    stall = parse_stall(text)
+    assert stall is None or 0 <= stall.some_avg10 <= 1
+
+
+@pytest.mark.parametrize("garbage", ["", "garbage", "-1", "1e309", "a b c\nd: e", "\x00\x01"])
+def test_broken_files_make_their_signals_absent_and_nothing_else(tree: Tree, garbage: str) -> None:
+    for path in ("proc/stat", "proc/meminfo", "proc/loadavg", "proc/pressure/cpu", "proc/self/cgroup"):
+        tree.put(path, garbage)
+    tree.supply("BAT0", type="Battery", energy_now=garbage, energy_full=garbage, status="Discharging")
+    tree.put("sys/class/thermal/thermal_zone0/temp", garbage)
+    snapshot = tree.sample()
+    assert snapshot.memory is None
+    assert snapshot.power.battery_charge is None
+    assert snapshot.disk is not None
+
+
+def test_this_machine_agrees_with_a_second_source(tmp_path: Path) -> None:
+    monitor = Monitor(state_dir=tmp_path)
+    monitor.sample(time.time())
+    time.sleep(0.3)
+    snapshot = monitor.sample(time.time())
+    assert snapshot.cpu.count == len(os.sched_getaffinity(0))
+    assert snapshot.cpu.busy is not None
+    assert snapshot.cpu.load1 == pytest.approx(os.getloadavg()[0], abs=0.5)
+    usage = shutil.disk_usage(tmp_path)
+    assert snapshot.disk is not None
+    assert snapshot.disk.total_bytes == usage.total
+    assert snapshot.disk.free_bytes == pytest.approx(usage.free, rel=0.05)
+    assert snapshot.memory is not None
+    assert 0 < snapshot.memory.available_bytes <= snapshot.memory.total_bytes
+    own = snapshot.workers[0]
+    assert (own.name, own.pid) == ("daemon", os.getpid())
+    assert own.resident_bytes > 1_000_000
+
+
+def test_own_work_is_told_apart_from_that_of_others(tmp_path: Path) -> None:
+    monitor = Monitor(state_dir=tmp_path)
+    monitor.sample(time.time())
+    until = time.monotonic() + 0.6
+    while time.monotonic() < until:
+        pass
+    cpu = monitor.sample(time.time()).cpu
+    assert cpu.busy_own is not None
+    assert cpu.busy_own > 0.5 / cpu.cores * 0.5
