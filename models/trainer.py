@@ -113,34 +113,42 @@ class Trainer:
         Raises TrainingError when the loss is no longer a number, DataSetError when an image cannot be read.
         """
         deadline = time.monotonic() + seconds
-        while not self.done and time.monotonic() < deadline and not should_yield():
-            began = time.monotonic()
-            rung = self._open_rung(plan, report)
-            before = self._position.seconds
-            last_report = 0.0
-            while self._position.step < self._steps:
-                loss = rung.step(self._position.step)
-                self._position = self._position.model_copy(
-                    update={
-                        "step": self._position.step + 1,
-                        "loss": loss,
-                        "seconds": before + time.monotonic() - began,
-                        "reach": plan.reach,
-                        "fraction": max(self._position.fraction, plan.fraction),
-                    }
-                )
-                if time.monotonic() - last_report >= PROGRESS_EVERY_S:
-                    last_report = time.monotonic()
-                    report(self.progress(plan=plan))
-                if should_yield() or time.monotonic() >= deadline:
-                    break
-            if self._position.step >= self._steps:
-                report(self.progress("evaluating", plan))
-                finished = self._finish(rung, should_yield)
+        try:
+            while not self.done and time.monotonic() < deadline and not should_yield():
+                finished = self._advance(plan, deadline, should_yield, report)
                 if finished is not None:
                     yield finished
-        if self._rung is not None:
-            save_checkpoint(self._checkpoint_dir, Checkpoint(self._position, self._rung.state()))
+            if self._rung is not None:
+                save_checkpoint(self._checkpoint_dir, Checkpoint(self._position, self._rung.state()))
+        finally:
+            if self._rung is not None:
+                self._rung.close()
+
+    def _advance(self, plan: TrainingPlan, deadline: float, should_yield: Stop, report: Report) -> Finished | None:
+        """Steps of the rung in hand until it is done, the time is up or a yield is asked for; the rung if done."""
+        began = time.monotonic()
+        rung = self._open_rung(plan, report)
+        before, last_report = self._position.seconds, 0.0
+        while self._position.step < self._steps:
+            loss = rung.step(self._position.step)
+            self._position = self._position.model_copy(
+                update={
+                    "step": self._position.step + 1,
+                    "loss": loss,
+                    "seconds": before + time.monotonic() - began,
+                    "reach": plan.reach,
+                    "fraction": max(self._position.fraction, plan.fraction),
+                }
+            )
+            if time.monotonic() - last_report >= PROGRESS_EVERY_S:
+                last_report = time.monotonic()
+                report(self.progress(plan=plan))
+            if should_yield() or time.monotonic() >= deadline:
+                break
+        if self._position.step < self._steps:
+            return None
+        report(self.progress("evaluating", plan))
+        return self._finish(rung, should_yield)
 
     def _open_rung(self, plan: TrainingPlan, report: Report) -> _Rung:
         if self._rung is None:

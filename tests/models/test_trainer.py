@@ -1,0 +1,274 @@
+"""The trainer: exact resume, an untouched base, patches that are what they claim to be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from patchd.daemon.workers.channel import Channel
+from patchd.daemon.workers.protocol import (
+    JobDone,
+    JobFailed,
+    Message,
+    Note,
+    Progress,
+    Ready,
+    RungDone,
+    RunSlice,
+    SliceDone,
+    StartJob,
+    YieldSlice,
+)
+from patchd.models.bases import Base, fingerprint, load_base
+from patchd.models.checkpoint import CURRENT, PREVIOUS, Checkpoint, Finished, Position, load_checkpoint, save_checkpoint
+from patchd.models.datasets import normalised, open_data, pixels
+from patchd.models.engine import TorchEngine
+from patchd.models.evaluation import evaluate
+from patchd.models.patches import load_patch
+from patchd.models.trainer import Trainer
+from patchd.policies.decision import TrainingPlan
+from patchd.policies.errors import TrainingError
+from patchd.policies.task import PatchKind, Preprocessing, TaskSpec, TrainSpec
+from torch import Tensor
+
+TASK = TaskSpec(
+    name="digits",
+    labels=tuple("0123456789"),
+    resolutions=(64, 32),
+    data="sklearn:digits",
+    preprocessing=Preprocessing(crop_fraction=1.0),
+)
+BOTH = (PatchKind.SCALE_BIAS, PatchKind.HEAD)
+SMALL = TrainSpec(task="digits", kinds=BOTH, resolutions=(32,), epochs=2, batch_size=16, max_samples=64)
+PLAN = TrainingPlan(paused=False, reach=0, fraction=0.0, cost=0.49)
+
+
+@pytest.fixture(scope="module")
+def base() -> Iterator[Base]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield load_base("lite0")
+    torch.set_num_threads(before)
+
+
+class Bench:
+    """Directories of one job, and trainers over them."""
+
+    def __init__(self, base: Base, root: Path) -> None:
+        self.base, self.checkpoints, self.patches = base, root / "checkpoints", root / "patches"
+        self.checkpoints.mkdir(parents=True)
+        self.patches.mkdir()
+
+    def trainer(self, spec: TrainSpec) -> Trainer:
+        return Trainer(self.base, TASK, spec, "job-1", self.checkpoints, self.patches)
+
+    def train(self, spec: TrainSpec, plan: TrainingPlan = PLAN, every: int | None = None) -> list[Finished]:
+        """Train to the end; with `every`, yield after that many steps and go on in a new trainer."""
+        finished: list[Finished] = []
+        for _ in range(200):
+            trainer = self.trainer(spec)
+            list(trainer.run_slice(plan, 1e6, after_steps(trainer, every), lambda _progress: None))
+            finished = list(trainer.finished)
+            if trainer.done:
+                return finished
+        raise AssertionError("the job did not end")
+
+    def tensors(self, finished: Finished) -> dict[str, Tensor]:
+        return dict(load_patch(self.patches / f"{finished.result.patch_id}.safetensors", self.base).tensors)
+
+
+def after_steps(trainer: Trainer, steps: int | None) -> Callable[[], bool]:
+    start = trainer.progress().step
+
+    def stop() -> bool:
+        at = trainer.progress()
+        return steps is not None and at.step - start >= steps and at.step < at.steps
+
+    return stop
+
+
+@pytest.fixture
+def bench(base: Base, tmp_path: Path) -> Bench:
+    return Bench(base, tmp_path / "job")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "plan"),
+    [
+        ((PatchKind.HEAD,), PLAN),
+        (BOTH, PLAN),
+        (BOTH, PLAN.model_copy(update={"reach": 11})),
+        (BOTH, PLAN.model_copy(update={"fraction": 0.25})),
+    ],
+    ids=["head", "scale-bias", "reach-11", "fraction-25"],
+)
+def test_an_interrupted_run_gives_the_very_bits_of_an_uninterrupted_one(
+    base: Base, tmp_path: Path, kinds: tuple[PatchKind, ...], plan: TrainingPlan
+) -> None:
+    spec = SMALL.model_copy(update={"kinds": kinds})
+    whole, parts = Bench(base, tmp_path / "whole"), Bench(base, tmp_path / "parts")
+    once = whole.tensors(whole.train(spec, plan)[0])
+    again = parts.tensors(parts.train(spec, plan, every=5)[0])
+    assert once.keys() == again.keys()
+    for name, tensor in once.items():
+        assert torch.equal(tensor, again[name]), name
+    assert fingerprint(base.network) == base.hash
+
+
+def test_a_patch_holds_what_its_plan_let_train_and_stays_under_two_percent(bench: Bench) -> None:
+    finished = bench.train(SMALL, PLAN.model_copy(update={"reach": 11}))[0]
+    tensors, network = bench.tensors(finished), bench.base.network
+    own = dict(network.state_dict())
+    moved = {
+        name
+        for name, tensor in tensors.items()
+        if not name.startswith("classifier") and not torch.equal(tensor, own[name])
+    }
+    assert moved
+    reached = {id(p) for unit in network.units[11:] for p in unit.parameters()}
+    assert all(id(dict(network.named_parameters())[name]) in reached for name in moved)
+    assert any("running_mean" in name for name in tensors)
+    assert finished.result.share < 0.02
+    assert finished.metadata.training is not None
+    assert finished.metadata.training.reach == 11
+
+
+def test_a_plan_that_reaches_only_the_head_leaves_every_norm_as_in_the_base(bench: Bench) -> None:
+    tensors = bench.tensors(bench.train(SMALL, PLAN.model_copy(update={"reach": 18}))[0])
+    own = dict(bench.base.network.state_dict())
+    assert all(torch.equal(tensor, own[name]) for name, tensor in tensors.items() if "norm" in name)
+
+
+def test_the_accuracy_in_a_patch_is_that_of_the_engine_running_it(bench: Bench) -> None:
+    finished = bench.train(SMALL)[0]
+    patch = load_patch(bench.patches / f"{finished.result.patch_id}.safetensors", bench.base)
+    test = open_data("sklearn:digits").test
+    images = normalised(pixels(test, 32, TASK.preprocessing), TASK.preprocessing)
+    engine = TorchEngine(bench.base, 2)
+    measured = evaluate(lambda batch: engine.run(batch, patch).logits, images, [sample.label for sample in test], 64)
+    engine.patched.remove()
+    assert measured == finished.result.test
+
+
+def test_scale_and_bias_with_the_head_beat_the_head_alone(base: Base, tmp_path: Path) -> None:
+    scores = {}
+    for kinds in ((PatchKind.HEAD,), BOTH):
+        spec = TrainSpec(task="digits", kinds=kinds, resolutions=(64,), epochs=2, max_samples=600)
+        made = Bench(base, tmp_path / str(len(kinds)))
+        scores[kinds] = made.train(spec)[0].result.validation.accuracy
+    assert scores[BOTH] > scores[PatchKind.HEAD,] + 0.02
+
+
+def test_a_loss_that_is_no_number_ends_the_job_and_names_the_step(bench: Bench) -> None:
+    spec = SMALL.model_copy(update={"learning_rate": 10.0, "epochs": 20})
+    with pytest.raises(TrainingError, match=r"at step \d+ of the 32 px rung"):
+        bench.train(spec)
+    bench.trainer(spec)
+    assert not list(bench.patches.iterdir())
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, Checkpoint(Position(step=step), {"p.x": torch.full((3,), float(step))}))
+    current = tmp_path / CURRENT
+    current.write_bytes(current.read_bytes()[:-5])
+    found, notes = load_checkpoint(tmp_path)
+    assert found is not None
+    assert found.position.step == 1
+    assert torch.equal(found.tensors["p.x"], torch.ones(3))
+    assert len(notes) == 1
+    assert str(current) in notes[0]
+    (tmp_path / PREVIOUS).write_bytes(b"")
+    nothing, notes = load_checkpoint(tmp_path)
+    assert nothing is None
+    assert len(notes) == 2
+
+
+class Worker:
+    """A real training worker process over a socket pair."""
+
+    def __init__(self, bench: Bench, spec: TrainSpec) -> None:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "patchd.daemon.workers.training", "--fd", str(theirs.fileno())]
+        command += ["--threads", "2", "--parent", str(os.getpid())]
+        self.process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
+        theirs.close()
+        self.channel = Channel(ours)
+        assert isinstance(self.next(), Ready)
+        self.channel.send(
+            StartJob(
+                job_id="job-1",
+                task=TASK,
+                spec=spec,
+                checkpoint_dir=str(bench.checkpoints),
+                patches_dir=str(bench.patches),
+            )
+        )
+
+    def next(self) -> Message:
+        frame = self.channel.receive()
+        assert frame is not None
+        return frame[0]
+
+    def until(self, *kinds: type) -> Message:
+        while True:
+            message = self.next()
+            assert not isinstance(message, JobFailed), message
+            if isinstance(message, kinds):
+                return message
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+def test_a_worker_killed_at_any_moment_gives_the_same_patch_in_the_end(base: Base, tmp_path: Path) -> None:
+    spec = SMALL.model_copy(update={"resolutions": (64, 32), "epochs": 2})
+    whole, killed = Bench(base, tmp_path / "whole"), Bench(base, tmp_path / "killed")
+    expected = [whole.tensors(finished) for finished in whole.train(spec)]
+    results: dict[int, str] = {}
+    for messages_before_death in (0, 1, 3, None):
+        worker = Worker(killed, spec)
+        worker.channel.send(RunSlice(seconds=0.5 if messages_before_death is not None else 600, plan=PLAN))
+        seen = 0
+        while messages_before_death is None or seen < messages_before_death:
+            message = worker.next()
+            assert not isinstance(message, JobFailed)
+            seen += isinstance(message, Progress | SliceDone)
+            if isinstance(message, RungDone):
+                results[message.result.resolution] = message.result.patch_id
+            if isinstance(message, SliceDone):
+                worker.channel.send(RunSlice(seconds=0.5, plan=PLAN))
+            if isinstance(message, JobDone):
+                break
+        worker.kill()
+    for wanted, resolution in zip(expected, (64, 32), strict=True):
+        made = dict(load_patch(killed.patches / f"{results[resolution]}.safetensors", base).tensors)
+        assert all(torch.equal(tensor, made[name]) for name, tensor in wanted.items())
+
+
+def test_finished_rungs_are_told_again_after_a_restart_and_a_yield_ends_the_slice(bench: Bench) -> None:
+    first = bench.train(SMALL)[0]
+    spec = SMALL.model_copy(update={"resolutions": (32, 64), "epochs": 50})
+    # The same directory now holds a checkpoint with the 32 px rung done.
+    worker = Worker(bench, spec)
+    told = worker.until(RungDone)
+    assert isinstance(told, RungDone)
+    assert told.result.patch_id == first.result.patch_id
+    worker.channel.send(RunSlice(seconds=600, plan=PLAN))
+    worker.until(Progress)
+    worker.channel.send(YieldSlice())
+    ended = worker.until(SliceDone)
+    assert isinstance(ended, SliceDone)
+    assert ended.seconds < 60
+    assert ended.progress.step < ended.progress.steps
+    worker.channel._sock.close()
+    assert worker.process.wait(10) == 0
+    assert not isinstance(ended, Note)
