@@ -1,0 +1,55 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from patchd.daemon.config import DaemonConfig
+from patchd.policies.policy import Condition, Head, Inference, Rule, Training, parse_policy
+from patchd.policies.presets_loader import trace_names
+from patchd.policies.snapshot import SIGNALS, Frozen
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_the_table_of_signals_is_that_of_the_code() -> None:
+    text = (DOCS / "policy.md").read_text()
+    for spec in SIGNALS.values():
+        assert f"| `{spec.name}` | {spec.unit} | {spec.meaning} |" in text
+
+
+@pytest.mark.parametrize(
+    ("table", "model"),
+    [("policy", Head), ("inference", Inference), ("training", Training), ("rule", Rule), ("when", Condition)],
+)
+def test_the_table_of_policy_keys_is_complete_and_tells_the_defaults(table: str, model: type[Frozen]) -> None:
+    rows = {
+        key: row
+        for row in (DOCS / "policy.md").read_text().splitlines()
+        for key in re.findall(r"`(\w+\.\w+)`", row.split("|")[1] if row.startswith("| `") else "")
+    }
+    for name, field in model.model_fields.items():
+        row = rows[f"{table}.{field.alias or name}"]
+        if isinstance(field.default, float):
+            assert f"| {field.default} |" in row
+
+
+def test_the_example_policy_of_the_documentation_is_valid() -> None:
+    example = re.search(r"```toml\n(.*?)```", (DOCS / "policy.md").read_text(), re.DOTALL)
+    assert example is not None
+    assert parse_policy(example[1], "docs/policy.md").policy.name == "kiosk"
+
+
+def test_every_shipped_trace_is_described() -> None:
+    text = (DOCS / "policy.md").read_text()
+    assert all(f"`{name}`" in text for name in trace_names())
+
+
+def test_the_table_of_configuration_keys_is_that_of_the_code() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", (DOCS / "install.md").read_text(), re.MULTILINE))
+    assert set(DaemonConfig.model_fields) <= set(rows)
+    for name, field in DaemonConfig.model_fields.items():
+        if isinstance(field.default, int | float) and name != "socket_mode":
+            assert rows[name] == f"`{field.default}`"
