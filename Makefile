@@ -21,7 +21,7 @@ LINKS := build/lint
 MYPY = MYPYPATH=.:patchd/tests:patchd/benchmarks:patchd/demo ../../$(BIN)/python -m mypy \
   --config-file patchd/pyproject.toml --cache-dir patchd/.mypy_cache
 # Tests need no annotations of their own, and one that meets a None fails by itself.
-LOOSELY := --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --no-warn-return-any \
+LOOSELY := --no-warn-unused-ignores --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --no-warn-return-any \
   --disable-error-code union-attr --disable-error-code index
 
 .PHONY: help demo test lint format types imports docs bench clean
