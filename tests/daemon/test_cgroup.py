@@ -108,7 +108,7 @@ def test_a_version_1_quota_is_found_wherever_the_controller_is_mounted(tmp_path:
     assert made.read().cpu_limit_cores() == 0.3
 
 
-@pytest.mark.parametrize("quota", ["0 100000", "100000 0", "100000", "", "max max max", "-5 100"])
+@pytest.mark.parametrize("quota", ["100000 0", "100000", "", "max max max", "-5 100"])
 def test_a_quota_of_no_known_form_is_no_limit(unified: Hierarchy, quota: str) -> None:
     unified.put("outer/inner", cpu_max=quota)
     assert unified.read().cpu_limit_cores() is None
