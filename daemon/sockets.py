@@ -16,8 +16,10 @@ from ..policies.errors import ConfigError, ConflictError
 
 MAX_PATH_BYTES = 107  # sun_path is 108 bytes with its final zero
 BACKLOG = 128
+NOBODY_CONNECTED = 2**32 - 1  # SO_PEERCRED of a socket without a peer
 FIRST_INHERITED_FD = 3  # sd_listen_fds(3)
-_CREDENTIALS = struct.Struct("3i")
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid_t is signed, uid_t and gid_t are not
+PROBE_TIMEOUT_S = 1.0
 
 
 def default_socket_path(environ: Mapping[str, str]) -> Path:
@@ -46,6 +48,7 @@ def bind_unix(path: Path, mode: int = 0o660) -> socket.socket:
             f"{MAX_PATH_BYTES - (len(os.fsencode(temporary)) - length)} bytes.",
             hint="Give a shorter one with --socket.",
         )
+    listener: socket.socket | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
         _refuse_live(path)
@@ -60,6 +63,8 @@ def bind_unix(path: Path, mode: int = 0o660) -> socket.socket:
         listener.listen(BACKLOG)
         temporary.replace(path)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise ConfigError(
@@ -77,10 +82,13 @@ def _refuse_live(path: Path) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PROBE_TIMEOUT_S)
         try:
             probe.connect(os.fspath(path))
-        except OSError:
+        except (ConnectionRefusedError, FileNotFoundError):
             return
+        except (BlockingIOError, TimeoutError):
+            pass  # its queue is full, so somebody listens
     raise ConflictError(f"A daemon already answers at {path}.", hint="Stop it, or give another with --socket.")
 
 
@@ -128,6 +136,8 @@ class Caller:
         except OSError:
             return cls.unknown()
         pid, uid, gid = _CREDENTIALS.unpack(raw)
+        if pid <= 0 and uid == NOBODY_CONNECTED:
+            return cls.unknown()
         try:
             user = pwd.getpwuid(uid).pw_name
         except KeyError:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .files import read_int, read_text
+from .files import read_int, read_text, whole
 
 V1_UNLIMITED = 1 << 60  # the kernel writes the largest multiple of the page size below 2**63 for "no limit"
 
@@ -41,9 +41,10 @@ class Cgroup:
 
     def _v2_cpu_limits(self) -> Iterator[float]:
         for directory in self._v2:
-            fields = (read_text(directory / "cpu.max") or "max").split()
-            if len(fields) == 2 and fields[0].isdigit() and fields[1].isdigit() and int(fields[1]) > 0:
-                yield max(0.01, int(fields[0]) / int(fields[1]))
+            quota, _, period = (read_text(directory / "cpu.max") or "max").partition(" ")
+            runtime, of = whole(quota), whole(period)
+            if runtime is not None and of is not None and runtime > 0 and of > 0:
+                yield max(0.01, runtime / of)
 
     def _v1_cpu_limits(self) -> Iterator[float]:
         for directory in self._v1_cpu:
@@ -118,6 +119,6 @@ def _chain(root: Path, path: str | None) -> tuple[Path, ...]:
 def _stat(file: Path, key: str) -> int:
     for line in (read_text(file) or "").splitlines():
         name, _, value = line.partition(" ")
-        if name == key and value.strip().isdigit():
-            return int(value)
+        if name == key:
+            return max(0, whole(value) or 0)
     return 0

@@ -11,7 +11,7 @@ import psutil
 
 from ...policies.snapshot import Cpu, WorkerUse
 from .cgroup import Cgroup
-from .files import read_text
+from .files import numbers, read_text
 
 
 class CpuReader:
@@ -60,12 +60,8 @@ class CpuReader:
 
     def _busy(self) -> float | None:
         """Share of processor time that was neither idle nor waiting for input/output; steal counts as busy."""
-        line = (read_text(self._proc / "stat") or "").partition("\n")[0].split()
-        if len(line) < 5 or line[0] != "cpu":
-            return None
-        try:
-            ticks = [float(field) for field in line[1:9]]  # guest time is contained in user time
-        except ValueError:
+        ticks = _ticks(read_text(self._proc / "stat") or "", os.sched_getaffinity(0))
+        if ticks is None:
             return None
         total, idle = sum(ticks), ticks[3] + (ticks[4] if len(ticks) > 4 else 0.0)
         before, self._times = self._times, (total, idle)
@@ -106,10 +102,25 @@ class CpuReader:
         return uses
 
 
+def _ticks(text: str, affinity: set[int]) -> list[float] | None:
+    """The time counters of the processors in the affinity mask together; of all where they are not told apart.
+
+    Guest time is contained in user time, so the fields behind steal are left out.
+    """
+    lines = {fields[0]: fields[1:9] for fields in map(str.split, text.splitlines()) if fields}
+    names = [f"cpu{number}" for number in sorted(affinity)]
+    rows = [
+        numbers(lines[name]) for name in (names if all(name in lines for name in names) else ["cpu"]) if name in lines
+    ]
+    known = [row for row in rows if row is not None and len(row) >= 4]
+    if not known or len(known) < len(rows):
+        return None
+    return [sum(column) for column in zip(*known, strict=False)]
+
+
 def _loads(text: str | None) -> tuple[float, float, float] | tuple[None, None, None]:
     """The three load averages; absent when the file is missing or not of the known form."""
-    try:
-        one, five, fifteen = (float(field) for field in (text or "").split()[:3])
-    except ValueError:
+    values = numbers((text or "").split()[:3])
+    if values is None or len(values) < 3:
         return None, None, None
-    return one, five, fifteen
+    return values[0], values[1], values[2]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
+
+MAX_DIGITS = 20  # 64 bits; int() itself refuses very long texts
 
 
 def read_text(path: Path) -> str | None:
@@ -15,13 +19,25 @@ def read_text(path: Path) -> str | None:
 
 def read_int(path: Path) -> int | None:
     """The whole number in a kernel file; None when there is none."""
-    text = read_text(path)
-    if text is None:
+    return whole((read_text(path) or "").partition("\n")[0])
+
+
+def whole(text: str) -> int | None:
+    """The whole number that the text begins with; None when there is none. The kernel writes ASCII digits only."""
+    word = text.split(maxsplit=1)[0] if text.strip() else ""
+    digits = word.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > MAX_DIGITS:
         return None
+    return int(word)
+
+
+def numbers(fields: Sequence[str]) -> list[float] | None:
+    """Finite numbers of 0 or more; None when one of the fields is anything else."""
     try:
-        return int(text.split()[0])
-    except (ValueError, IndexError):
+        values = [float(field) for field in fields]
+    except ValueError:
         return None
+    return values if all(math.isfinite(value) and value >= 0 for value in values) else None
 
 
 def subdirectories(path: Path) -> tuple[Path, ...]:

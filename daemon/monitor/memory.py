@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ...policies.snapshot import Memory
 from .cgroup import Cgroup
-from .files import read_text
+from .files import read_text, whole
 
 
 def read_memory(proc_root: Path, cgroup: Cgroup) -> Memory | None:
-    """From /proc/meminfo and the cgroup's limit; None where neither can be read."""
+    """From /proc/meminfo and the cgroup's limit; None where /proc/meminfo cannot be read."""
     fields = _meminfo(proc_root)
     total, available = fields.get("MemTotal"), fields.get("MemAvailable")
     if total is None or available is None or total <= 0:
@@ -35,7 +35,7 @@ def _meminfo(proc_root: Path) -> dict[str, int]:
     fields = {}
     for line in (read_text(proc_root / "meminfo") or "").splitlines():
         name, _, rest = line.partition(":")
-        number = rest.split()
-        if number and number[0].isdigit():
-            fields[name] = int(number[0]) * 1024
+        number = whole(rest)
+        if number is not None and number >= 0:
+            fields[name] = number * 1024
     return fields

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...policies.snapshot import Pressure, Stall
-from .files import read_text
+from .files import numbers, read_text
 
 
 def read_pressure(proc_root: Path) -> Pressure:
@@ -19,10 +19,11 @@ def parse_stall(text: str | None) -> Stall | None:
     lines: dict[str, dict[str, float]] = {}
     for line in (text or "").splitlines():
         kind, _, rest = line.partition(" ")
-        try:
-            lines[kind] = {key: float(value) / 100 for key, _, value in (f.partition("=") for f in rest.split())}
-        except ValueError:
+        pairs = [field.partition("=") for field in rest.split()]
+        values = numbers([value for _, _, value in pairs])
+        if values is None:
             return None
+        lines[kind] = {key: value / 100 for (key, _, _), value in zip(pairs, values, strict=True)}
     some, full = lines.get("some"), lines.get("full", {})
     if some is None or "avg10" not in some or "avg60" not in some:
         return None
@@ -35,4 +36,4 @@ def parse_stall(text: str | None) -> Stall | None:
 
 
 def _share(value: float) -> float:
-    return min(1.0, max(0.0, value))
+    return min(1.0, value)
