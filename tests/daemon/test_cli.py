@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import bodies
 import pytest
 from click.testing import CliRunner, Result
-from daemon.unix_server import FakeDaemon, Handler, Seen, fake_daemon
 from hypothesis import given
 from hypothesis import strategies as st
 from patchd.daemon.api import schemas as s
@@ -28,8 +28,7 @@ from patchd.policies.presets_loader import preset_text, trace_text
 from patchd.policies.replay import ReplayResult
 from patchd.policies.task import JobState
 from patchd.policies.trace import parse_trace
-
-from daemon import bodies
+from unix_server import FakeDaemon, Handler, Seen, fake_daemon
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon.unix_server import FakeDaemon, Handler, Seen, fake_daemon
 from patchd.daemon.api import schemas
 from patchd.daemon.client import PatchdClient, image_type, socket_path
 from patchd.daemon.unix_http import error_from_body
 from patchd.policies import errors
 from patchd.policies.task import TrainSpec
+from unix_server import FakeDaemon, Handler, Seen, fake_daemon
 
 
 @pytest.fixture
