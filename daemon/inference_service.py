@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import statistics
 import time
 from collections import OrderedDict, deque
@@ -20,6 +21,7 @@ from ..policies.errors import (
     UnavailableError,
     WorkerCrashedError,
 )
+from ..policies.threads import free_threads
 from .api.schemas import CostView, Form, InferAnswer, InferTiming, Prediction, RequestLatency, WorkerStatus
 from .deciding import DecisionService
 from .error_codes import error_from_code
@@ -128,6 +130,7 @@ class InferenceService:
                 shape=given.shape,
                 top_k=min(top_k, len(spec.labels)),
                 max_pixels=self._max_pixels,
+                threads=self._threads_now(),
             )
             result = await self._call(request, given.payload)
         finally:
@@ -199,7 +202,13 @@ class InferenceService:
         await self._measure(base, resolutions or self._resolutions(base), repeats)
 
     async def _measure(self, base: str, resolutions: Sequence[int], repeats: int) -> None:
-        request = ProfileRequest(id=next(self._ids), base=base, resolutions=tuple(resolutions), repeats=repeats)
+        request = ProfileRequest(
+            id=next(self._ids),
+            base=base,
+            resolutions=tuple(resolutions),
+            repeats=repeats,
+            threads=self._threads_now(),
+        )
         result = await asyncio.wait_for(self._call(request), PROFILE_TIMEOUT_S)
         if not isinstance(result, ProfileResult):
             raise WorkerCrashedError("The inference worker answered out of turn.", retry_after_s=1.0)
@@ -222,6 +231,10 @@ class InferenceService:
                 for base in {spec.base for spec, _ in self._tasks.tasks.values() if spec.name in self._per_task}:
                     await self._measure(base, self._resolutions(base), 7)
 
+    def _threads_now(self) -> int:
+        """Threads for the next request; training gives way to predictions, so its use counts as free."""
+        return free_threads(self._deciding.snapshot, self._threads, ("daemon", "inference", "training"))
+
     def _busy(self) -> bool:
         """Whether other programs take so much of the processors that costs measured now would be theirs too."""
         snapshot = self._deciding.snapshot
@@ -237,7 +250,7 @@ class InferenceService:
                 resolution=resolution,
                 samples=len(window.total_ms),
                 p50_ms=statistics.median(window.total_ms),
-                p99_ms=sorted(window.total_ms)[int(0.99 * (len(window.total_ms) - 1))],
+                p99_ms=sorted(window.total_ms)[math.ceil(0.99 * len(window.total_ms)) - 1],
                 network_p50_ms=statistics.median(window.network_ms),
             )
             for (task, resolution), window in sorted(self._windows.items())
@@ -267,7 +280,7 @@ class InferenceService:
             state=state,
             pid=worker.pid,
             engine=worker.ready.engine if worker.ready else None,
-            threads=worker.ready.threads if worker.ready else None,
+            threads=self._threads_now() if worker.ready else None,
             started_s=worker.started_s if worker.pid else None,
             restarts=max(0, worker.restarts),
             in_flight=self._waiting,

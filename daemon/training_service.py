@@ -15,7 +15,10 @@ from typing import Literal
 
 from ..policies.decision import TrainingPlan
 from ..policies.errors import BadInputError, ConflictError, NotFoundError, PatchdError
+from ..policies.labels import imagenet_labels
 from ..policies.task import JobProgress, JobState, PatchKind, PatchMetadata, TrainSpec
+from ..policies.threads import free_threads
+from ..policies.training_plan import HEAD_ONLY
 from .api.schemas import JobView, WorkerStatus
 from .deciding import DecisionService
 from .events import EventLog
@@ -32,6 +35,7 @@ from .workers.protocol import (
     RungDone,
     RunSlice,
     SliceDone,
+    SliceFailed,
     StartJob,
     YieldSlice,
 )
@@ -39,6 +43,7 @@ from .workers.protocol import (
 FINAL = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 CRASHES_BEFORE_FAILURE = 3  # in a row without a finished slice between them
 CRASH_PAUSE_S = 2.0
+STORAGE_PAUSE_S = 30.0
 
 
 class TrainingService:
@@ -84,6 +89,11 @@ class TrainingService:
             )
         if not spec.kinds:
             raise BadInputError("A job needs at least one patch kind.", hint="For example scale_bias,head.")
+        if PatchKind.HEAD not in spec.kinds and task.labels != imagenet_labels():
+            raise BadInputError(
+                f"Task '{task.name}' has labels of its own, so the base's final layer cannot answer it.",
+                hint="Add the kind head.",
+            )
         wrong = [side for side in spec.resolutions if side not in task.resolutions]
         if wrong:
             raise BadInputError(
@@ -166,7 +176,7 @@ class TrainingService:
             state=state,
             pid=self._worker.pid,
             engine=self._worker.ready.engine if self._worker.ready else None,
-            threads=self._worker.ready.threads if self._worker.ready else None,
+            threads=self._threads_now() if self._worker.ready else None,
             started_s=self._worker.started_s if self._worker.pid else None,
             restarts=max(0, self._worker.restarts),
             in_flight=1 if self._slice_plan is not None else 0,
@@ -191,7 +201,7 @@ class TrainingService:
                 self._active, self._expected_exit = None, True
                 await self._worker.stop(5.0)
             return
-        if plan.paused or time.monotonic() < self._not_before_s:
+        if self._why_not(job, plan) is not None or time.monotonic() < self._not_before_s:
             return
         try:
             await self._run(job, plan)
@@ -223,7 +233,8 @@ class TrainingService:
                 )
             )
         self._slice_plan, self._yielding = plan, False
-        self._worker.send(RunSlice(seconds=self._policies.policy.training.slice_s, plan=plan))
+        seconds = self._policies.policy.training.slice_s
+        self._worker.send(RunSlice(seconds=seconds, plan=plan, threads=self._threads_now()))
         if self._jobs[job.id].state is JobState.QUEUED:
             self._update(self._jobs[job.id], state=JobState.RUNNING)
             self._events.emit("job.started", f"Job {job.id} trains.", job=job.id, reach=plan.reach)
@@ -232,6 +243,9 @@ class TrainingService:
         runnable = [job for job in self._jobs.values() if job.state in (JobState.RUNNING, JobState.QUEUED)]
         running = [job for job in runnable if job.id == self._active]
         return running[0] if running else next(iter(runnable), None)
+
+    def _threads_now(self) -> int:
+        return free_threads(self._deciding.snapshot, self._threads, ("training",))
 
     def _plan(self) -> TrainingPlan:
         decision = self._deciding.current
@@ -245,10 +259,18 @@ class TrainingService:
         decision = self._deciding.current
         if decision is None:
             return "nothing has been decided yet"
-        if decision.plan.plan.paused:
-            return decision.plan.text
+        if (why_not := self._why_not(job, decision.plan.plan)) is not None:
+            return why_not
         if self._active is not None and self._active != job.id:
             return f"job {self._active} trains first"
+        return None
+
+    def _why_not(self, job: JobView, plan: TrainingPlan) -> str | None:
+        """Why a job cannot advance under the plan in force; None when it can."""
+        if plan.paused:
+            return self._deciding.current.plan.text if self._deciding.current is not None else "paused"
+        if plan.reach == HEAD_ONLY and plan.fraction == 0 and PatchKind.HEAD not in job.spec.kinds:
+            return "the allocation allows the head only, and this job does not train the head"
         return None
 
     def _yield(self, job_id: str | None) -> None:
@@ -284,6 +306,15 @@ class TrainingService:
                     self._update(self._jobs[job.id], state=JobState.DONE)
                     self._events.emit("job.done", f"Job {job.id} is done.", job=job.id)
                 self._forget_checkpoint(job.id)
+            case SliceFailed():
+                self._slice_plan = None
+                self._not_before_s = time.monotonic() + STORAGE_PAUSE_S
+                self._events.emit(
+                    "job.delayed",
+                    f"Job {job.id} tries again in {STORAGE_PAUSE_S:.0f} s: {message.message}",
+                    level="error",
+                    job=job.id,
+                )
             case JobFailed():
                 self._slice_plan = None
                 self._update(job, state=JobState.FAILED, error=message.message)

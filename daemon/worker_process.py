@@ -63,7 +63,7 @@ class WorkerProcess:
             ours, theirs = socket.socketpair()
             self._ready_event.clear()
             environ = {**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": str(threads)}
-            arguments = ["--fd", str(theirs.fileno()), "--threads", str(threads), "--parent", str(os.getpid())]
+            arguments = ["--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
             try:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,

@@ -34,7 +34,7 @@ class Position(Frozen):
     seconds: float = Field(0.0, description="wall seconds spent on it")
     loss: float | None = None
     fraction: float = Field(0.0, description="largest share of the base that was unfrozen in it")
-    reach: int = Field(0, description="reach of its last slice")
+    reach: float = Field(1.0, description="least reach of its slices")
     finished: tuple[Finished, ...] = ()
 
 
@@ -76,7 +76,9 @@ def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:
                 position = Position.model_validate_json(metadata["position"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, ValidationError, KeyError, OSError) as error:
-            notes.append(f"The checkpoint {path} is damaged ({type(error).__name__}); an older one is used.")
+            notes.append(f"The checkpoint {path} is damaged ({type(error).__name__}) and is passed over.")
             continue
         return Checkpoint(position, tensors), notes
+    if notes:
+        notes.append("No whole checkpoint is left; the job begins anew.")
     return None, notes

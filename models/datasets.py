@@ -20,7 +20,8 @@ from ..policies.errors import BadInputError, DataSetError
 from ..policies.task import Preprocessing
 from .preprocessing import decode_image, needed_side, to_input
 
-DIGITS = "sklearn:digits"
+BUILT_IN = "sklearn:"
+DIGITS = f"{BUILT_IN}digits"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VALIDATION_SHARE = 0.15
 TEST_SHARE = 0.25  # of data sets that bring no test part of their own
@@ -47,6 +48,8 @@ class DataSet:
 
 def open_data(data: str) -> DataSet:
     """List a data set. Raises DataSetError naming the directory or class when it cannot be trained on."""
+    if data.startswith(BUILT_IN) and data != DIGITS:
+        raise DataSetError(f"There is no data set '{data}'.", hint=f"Name {DIGITS} or a directory with train/CLASS/*.")
     found = _digits() if data == DIGITS else _directory(Path(data))
     for part in ("train", "validation"):
         present = {sample.label for sample in getattr(found, part)}
@@ -76,6 +79,15 @@ def pixels(samples: Sequence[Sample], resolution: int, pre: Preprocessing) -> Te
             ) from error
         result[index] = to_input(image, resolution, plain).permute(1, 2, 0).to(torch.uint8)
     return result
+
+
+def defect(sample: Sample) -> str | None:
+    """Why an image cannot be used, by its name; None when it can."""
+    try:
+        sample.load(1)  # the smallest size that the decoder offers still reads the whole file
+    except (BadInputError, OSError) as error:
+        return f"{sample.name}: {str(error).rstrip('.')}"
+    return None
 
 
 def normalised(batch: Tensor, pre: Preprocessing) -> Tensor:

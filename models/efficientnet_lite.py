@@ -125,7 +125,7 @@ class EfficientNetLite(nn.Module):
 
     @property
     def units(self) -> tuple[nn.Module, ...]:
-        """Stem, each block and neck in forward order; a training plan's `reach` counts these."""
+        """Stem, each block and neck in forward order; a training plan's `reach` is a share of these."""
         return (self.stem, *self.blocks, self.neck)
 
     def features(self, x: Tensor) -> Tensor:

@@ -37,6 +37,10 @@ class Engine(Protocol):
         """Threads that one batch is spread over."""
         ...
 
+    def use_threads(self, threads: int) -> None:
+        """Spread the next batches over `threads` threads."""
+        ...
+
     def run(self, inputs: Tensor, patch: Patch | None = None) -> EngineRun:
         """Logits and timing of float32 `inputs` [N, 3, R, R] under `patch` (None: the base as it is)."""
         ...
@@ -47,16 +51,26 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """Eager torch in channels_last. The thread count is the process's: set by the engine made last."""
+    """Eager torch in channels_last. The thread count is the process's: all engines of a process share it."""
 
     name = "torch"
 
-    def __init__(self, base: Base, threads: int) -> None:
+    def __init__(self, base: Base, threads: int | None = None) -> None:
+        self.patched = PatchedNetwork(base)
+        if threads is not None:
+            self.use_threads(threads)
+
+    @property
+    def threads(self) -> int:
+        """See `Engine.threads`."""
+        return torch.get_num_threads()
+
+    def use_threads(self, threads: int) -> None:
+        """See `Engine.use_threads`. Raises ValueError below 1."""
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
-        torch.set_num_threads(threads)
-        self.threads = threads
-        self.patched = PatchedNetwork(base)
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
 
     def run(self, inputs: Tensor, patch: Patch | None = None) -> EngineRun:
         """See `Engine.run`; the patch stays bound until another is asked for.

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..policies.decision import TrainingPlan
-from ..policies.errors import TrainingError
+from ..policies.errors import DataSetError, TrainingError
 from ..policies.task import (
     Evaluation,
     JobProgress,
@@ -32,7 +33,7 @@ from ..policies.task import (
 )
 from .bases import Base
 from .checkpoint import Checkpoint, Finished, Position, load_checkpoint, save_checkpoint
-from .datasets import DataSet, Sample, normalised, open_data, pixels
+from .datasets import DataSet, Sample, defect, normalised, open_data, pixels
 from .evaluation import wilson
 from .patched import PatchedNetwork
 from .patches import KINDS, Patch, save_patch
@@ -42,6 +43,7 @@ from .patches.shapes import tensor_of
 LEARNING_RATES = {PatchKind.HEAD: 5e-3, PatchKind.SCALE_BIAS: 5e-3, PatchKind.BASE_FRACTION: 5e-4}
 EVALUATION_BATCH = 64
 PROGRESS_EVERY_S = 0.25
+BROKEN_NAMED = 5
 SUBSET_SALT = 7919  # keeps the choice of a subset apart from the order of an epoch
 
 Stop = Callable[[], bool]
@@ -77,6 +79,9 @@ class Trainer:
         self._position = found.position if found is not None else Position()
         self._restored = dict(found.tensors) if found is not None else {}
         self._rung: _Rung | None = None
+        every = (self._samples, self._data.validation, self._data.test)
+        self._unchecked = list(chain.from_iterable(every)) if found is None else []
+        self._broken: list[str] = []
 
     @property
     def finished(self) -> tuple[Finished, ...]:
@@ -126,6 +131,8 @@ class Trainer:
 
     def _advance(self, plan: TrainingPlan, deadline: float, should_yield: Stop, report: Report) -> Finished | None:
         """Steps of the rung in hand until it is done, the time is up or a yield is asked for; the rung if done."""
+        if self._unchecked and not self._check_images(deadline, should_yield, report):
+            return None
         began = time.monotonic()
         rung = self._open_rung(plan, report)
         before, last_report = self._position.seconds, 0.0
@@ -136,7 +143,7 @@ class Trainer:
                     "step": self._position.step + 1,
                     "loss": loss,
                     "seconds": before + time.monotonic() - began,
-                    "reach": plan.reach,
+                    "reach": min(self._position.reach, plan.reach),
                     "fraction": max(self._position.fraction, plan.fraction),
                 }
             )
@@ -149,6 +156,28 @@ class Trainer:
             return None
         report(self.progress("evaluating", plan))
         return self._finish(rung, should_yield)
+
+    def _check_images(self, deadline: float, should_yield: Stop, report: Report) -> bool:
+        """Decode every image of the three parts once before the first step; False when the time is up before the end.
+
+        Raises DataSetError that counts the broken images and names the first ones.
+        """
+        report(self.progress("checking images"))
+        while self._unchecked:
+            if should_yield() or time.monotonic() >= deadline:
+                return False
+            sample = self._unchecked.pop()
+            if (wrong := defect(sample)) is not None:
+                self._broken.append(wrong)
+        if self._broken:
+            named = sorted(self._broken)[:BROKEN_NAMED]
+            more = len(self._broken) - len(named)
+            raise DataSetError(
+                f"{len(self._broken)} of the data set's images cannot be used: {'; '.join(named)}"
+                + (f"; and {more} more." if more else "."),
+                hint="Remove or replace them, then submit again.",
+            )
+        return True
 
     def _open_rung(self, plan: TrainingPlan, report: Report) -> _Rung:
         if self._rung is None:
@@ -165,11 +194,12 @@ class Trainer:
 
     def _finish(self, rung: _Rung, should_yield: Stop) -> Finished | None:
         """Evaluate, save the patch and the checkpoint that knows of it; None when asked to yield before that."""
+        rung.check_finite()
         scores: dict[str, Evaluation] = {}
         for name in ("validation", "test"):
             samples: tuple[Sample, ...] = getattr(self._data, name)
             if samples:
-                score = rung.evaluate(_load(samples, rung.resolution, self._task), should_yield)
+                score = rung.evaluate(name, _load(samples, rung.resolution, self._task), should_yield)
                 if score is None:
                     return None
                 scores[name] = score
@@ -239,6 +269,7 @@ class _Rung:
         self._rates: dict[str, float] = {}
         self._features: Tensor | None = None
         self._head_only = False
+        self._evaluated: dict[str, tuple[int, int]] = {}  # part: right answers, images seen
         for kind in spec.kinds:
             for name in KINDS[kind].trainable(base.network):
                 self._add(name, kind)
@@ -294,11 +325,18 @@ class _Rung:
             self._optimiser = self._make_optimiser(self._optimiser.state)
         self.fraction = max(self.fraction, plan.fraction)
         own = {name for kind in self._spec.kinds for name in KINDS[kind].trainable(self._network)}
+        units = len(self._network.units)
+        first = units - round(plan.reach * units)
         for name, parameter in self._parameters.items():
-            parameter.requires_grad_(name in unfrozen or (name in own and self._units[name] >= plan.reach))
+            parameter.requires_grad_(name in unfrozen or (name in own and self._units[name] >= first))
             parameter.grad = None
-        deepest = min(self._units[name] for name, p in self._parameters.items() if p.requires_grad)
-        head_only = deepest >= len(self._base.network.units)
+        deepest = min((self._units[name] for name, p in self._parameters.items() if p.requires_grad), default=None)
+        if deepest is None:
+            raise TrainingError(
+                "The plan trains nothing of this job: it reaches only the head, and the job asked for none.",
+                hint="Add the kind head, or give training a larger allocation.",
+            )
+        head_only = deepest >= units
         if not head_only or not self._head_only:
             self._features = None
         self._head_only = head_only
@@ -358,18 +396,28 @@ class _Rung:
         order = _permutation(len(self._train.classes), self._spec.seed, self.resolution, epoch)
         return order[index * self._spec.batch_size : (index + 1) * self._spec.batch_size]
 
-    def evaluate(self, part: _Part, should_yield: Stop) -> Evaluation | None:
-        """Top-1 on a part; None when asked to yield before the end."""
-        correct = 0
+    def evaluate(self, name: str, part: _Part, should_yield: Stop) -> Evaluation | None:
+        """Top-1 on the part called `name`; None when asked to yield before the end, then the next call goes on."""
+        correct, start = self._evaluated.get(name, (0, 0))
         self._bind()
         with torch.inference_mode():
-            for start in range(0, len(part.classes), EVALUATION_BATCH):
-                if should_yield():
-                    return None
-                images = part.images[start : start + EVALUATION_BATCH]
+            while start < len(part.classes):
+                images, classes = part.images[start:][:EVALUATION_BATCH], part.classes[start:][:EVALUATION_BATCH]
                 answers = self._network(normalised(images, self._task.preprocessing)).argmax(1)
-                correct += int((answers == part.classes[start : start + EVALUATION_BATCH]).sum())
+                correct, start = correct + int((answers == classes).sum()), start + len(classes)
+                self._evaluated[name] = correct, start
+                if start < len(part.classes) and should_yield():
+                    return None
         return wilson(correct, len(part.classes))
+
+    def check_finite(self) -> None:
+        """Raises TrainingError naming the first trained tensor that holds a value that is not a number."""
+        for name, parameter in self._parameters.items():
+            if not bool(torch.isfinite(parameter).all()):
+                raise TrainingError(
+                    f"The tensor {name} of the {self.resolution} px rung is no longer finite after its last step.",
+                    hint="Submit again with a lower learning rate.",
+                )
 
     def patch_tensors(self) -> dict[str, Tensor]:
         """All tensors of the patch: what was trained, and the running statistics that belong to its kinds."""

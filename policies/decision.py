@@ -80,7 +80,9 @@ class TrainingPlan(Frozen):
     """What a training step may touch: how deep patch parameters reach and what share of the base is unfrozen."""
 
     paused: bool
-    reach: int = Field(0, ge=0, description="first block whose patch parameters train; 0 is the whole network")
+    reach: float = Field(
+        1.0, ge=0, le=1, description="share of the network's depth, from the head down, whose patch parameters train"
+    )
     fraction: float = Field(0.0, ge=0, le=1, description="share of the base's parameters unfrozen, from the head down")
     cost: float = Field(0.0, ge=0, description="predicted share of a full fine-tuning step")
 

@@ -65,8 +65,8 @@ class TrainingRecord(Frozen):
     learning_rate: float
     batch_size: int
     seconds: float = Field(description="wall time spent in training slices")
-    reach: int = 0
-    fraction: float = 0.0
+    reach: float = Field(1.0, description="the least depth, from the head down, that patch parameters trained in")
+    fraction: float = Field(0.0, description="the largest share of the base that was unfrozen")
     final_loss: float | None = None
     validation: Evaluation
     test: Evaluation | None = None

@@ -7,13 +7,13 @@ from pydantic import Field
 from .decision import PlanCandidate, TrainingDecision, TrainingPlan
 from .snapshot import Frozen
 
-HEAD_ONLY = 18  # EfficientNet-Lite0's units: stem 0, blocks 1 to 16, neck 17; from 18 on only the head is left
+HEAD_ONLY, EVERYWHERE = 0.0, 1.0  # reach: the classifier alone; all of the network
 
 
 class PlanCost(Frozen):
     """The cost of a plan as a share of a full fine-tuning step at the same resolution and batch."""
 
-    reach: int = Field(ge=0)
+    reach: float = Field(ge=0, le=1)
     fraction: float = Field(ge=0, le=1)
     cost: float = Field(gt=0)
 
@@ -21,19 +21,19 @@ class PlanCost(Frozen):
 def _shares() -> tuple[PlanCost, ...]:
     rows = (
         (HEAD_ONLY, 0.0, 0.12),
-        (11, 0.0, 0.33),
-        (5, 0.0, 0.42),
-        (0, 0.0, 0.49),
-        (0, 0.25, 0.50),
-        (0, 0.5, 0.51),
-        (0, 0.75, 0.52),
-        (0, 1.0, 1.0),
+        (0.39, 0.0, 0.33),
+        (0.72, 0.0, 0.42),
+        (EVERYWHERE, 0.0, 0.49),
+        (EVERYWHERE, 0.25, 0.50),
+        (EVERYWHERE, 0.5, 0.51),
+        (EVERYWHERE, 0.75, 0.52),
+        (EVERYWHERE, 1.0, 1.0),
     )
     return tuple(PlanCost(reach=reach, fraction=fraction, cost=cost) for reach, fraction, cost in rows)
 
 
 class TrainingCosts(Frozen):
-    """Costs of the plans that can be chosen, deepest patch reach first wherever it costs the same.
+    """Costs of the plans that can be chosen, each with its predicted cost.
 
     The defaults were measured on EfficientNet-Lite0, batch 32 at 128 px, on two AVX-512 cores (docs/policy.md).
     """
@@ -44,9 +44,9 @@ class TrainingCosts(Frozen):
 def plan_training(allocation: float, costs: TrainingCosts, *, max_fraction: float = 1.0) -> TrainingDecision:
     """The most useful plan whose predicted cost is within `allocation`: deepest reach first, then largest fraction.
 
-    Reach never grows and fraction never falls as the allocation rises. Below the cheapest plan training pauses.
+    Neither reach nor fraction falls as the allocation rises. Below the cheapest plan training pauses.
     """
-    ordered = sorted(costs.plans, key=lambda p: (-p.reach, p.fraction))
+    ordered = sorted(costs.plans, key=lambda p: (p.reach, p.fraction))
     allowed = [p for p in ordered if p.fraction <= max_fraction]
     fitting = [p for p in allowed if 0 < p.cost <= allocation]
     best = fitting[-1] if fitting else None
@@ -68,8 +68,15 @@ def plan_training(allocation: float, costs: TrainingCosts, *, max_fraction: floa
     return TrainingDecision(plan=plan, candidates=candidates, text=text)
 
 
+def reach_in_words(reach: float) -> str:
+    """How deep patch parameters train, for people."""
+    if reach == HEAD_ONLY:
+        return "head only"
+    return "patch everywhere" if reach == EVERYWHERE else f"patch in the upper {reach:.0%} of the network"
+
+
 def _words(plan: PlanCost) -> str:
-    reach = {0: "patch everywhere", HEAD_ONLY: "head only"}.get(plan.reach, f"patch from unit {plan.reach} upwards")
+    reach = reach_in_words(plan.reach)
     frozen = "base frozen" if plan.fraction == 0 else f"{plan.fraction:.0%} of the base unfrozen"
     return f"{reach}, {frozen}"
 

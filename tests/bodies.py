@@ -162,7 +162,7 @@ def job(state: JobState = JobState.RUNNING, *, step: int = 10, error: str | None
             steps=100,
             loss=0.5,
             samples_per_s=88.0,
-            plan=TrainingPlan(paused=False, reach=5, fraction=0.25),
+            plan=TrainingPlan(paused=False, reach=0.72, fraction=0.25),
             phase="training",
         ),
         results=(result,) if state is JobState.DONE else (),

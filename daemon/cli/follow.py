@@ -55,12 +55,11 @@ class Eta:
 
 def plan_words(plan: TrainingPlan) -> str:
     """What a training step may touch, in a few words."""
-    from ...policies.training_plan import HEAD_ONLY
+    from ...policies.training_plan import reach_in_words
 
     if plan.paused:
         return "paused"
-    reach = "head only" if plan.reach >= HEAD_ONLY else f"from unit {plan.reach}" if plan.reach else "everywhere"
-    return reach + (f" and {render.percent(plan.fraction)} of the base" if plan.fraction else "")
+    return reach_in_words(plan.reach) + (f", {render.percent(plan.fraction)} of the base" if plan.fraction else "")
 
 
 def progress_line(job: JobView, left_s: float | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The inference worker: `python -m patchd.daemon.workers.inference --fd N --threads T`.
+"""The inference worker: `python -m patchd.daemon.workers.inference --fd N`.
 
 One process, one request at a time, in order. It keeps each base loaded once, and the patches used last. Each request
 names its rung in full, so the worker may be ended and started again at any moment.
@@ -88,15 +88,14 @@ class PatchCache:
 class InferenceWorker:
     """Answers requests on one channel until it is told to stop or the other end is gone."""
 
-    def __init__(self, channel: Channel, threads: int) -> None:
+    def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._threads = threads
         self._bases: dict[str, tuple[Base, Engine]] = {}
         self._patches = PatchCache()
 
     def serve(self) -> None:
         """Send `Ready`, then answer requests in the order they come."""
-        self._channel.send(Ready(engine=TorchEngine.name, threads=self._threads))
+        self._channel.send(Ready(engine=TorchEngine.name))
         while (frame := self._channel.receive()) is not None:
             message, payload = frame
             if isinstance(message, Stop):
@@ -122,12 +121,13 @@ class InferenceWorker:
     def _base(self, name: str) -> tuple[Base, Engine]:
         if name not in self._bases:
             base = load_base(name)
-            self._bases[name] = base, TorchEngine(base, self._threads)
+            self._bases[name] = base, TorchEngine(base)
         return self._bases[name]
 
     def _infer(self, request: InferRequest, payload: bytes) -> InferResult:
         rung = request.rung
         base, engine = self._base(rung.base)
+        engine.use_threads(request.threads)
         loading = time.perf_counter()
         patch = self._patches.get(rung, base)
         loaded = time.perf_counter()
@@ -156,6 +156,7 @@ class InferenceWorker:
 
     def _profile(self, request: ProfileRequest) -> ProfileResult:
         _, engine = self._base(request.base)
+        engine.use_threads(request.threads)
         generator = np.random.default_rng(0)
         width, height = PROFILE_IMAGE
         image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8), "RGB")
@@ -235,15 +236,14 @@ def _check_length(shape: tuple[int, ...], payload: bytes, item: int) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve on the inherited socket `--fd` with `--threads` threads. Returns the exit status."""
+    """Serve on the inherited socket `--fd`. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="patchd-inference-worker", description="Runs predictions for patchd.")
     parser.add_argument("--fd", type=int, required=True, help="connected stream socket, inherited")
-    parser.add_argument("--threads", type=int, default=1, help="threads for one prediction")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process to die with")
     options = parser.parse_args(argv)
     tie_to_parent(options.parent)
     try:
-        InferenceWorker(Channel.from_fd(options.fd), max(1, options.threads)).serve()
+        InferenceWorker(Channel.from_fd(options.fd)).serve()
     except (BrokenPipeError, ConnectionResetError):
         return 0  # the control plane is gone, and with it the reason to run
     return 0

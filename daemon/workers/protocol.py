@@ -43,6 +43,7 @@ class InferRequest(Frozen):
     shape: tuple[int, ...] = ()
     top_k: int = 5
     max_pixels: int = 40_000_000
+    threads: int = Field(1, ge=1, description="threads to spread this request over")
 
 
 class Timing(Frozen):
@@ -73,6 +74,7 @@ class ProfileRequest(Frozen):
     base: str
     resolutions: tuple[int, ...]
     repeats: int = 7
+    threads: int = Field(1, ge=1, description="threads to spread each run over")
 
 
 class RungCost(Frozen):
@@ -126,7 +128,6 @@ class Ready(Frozen):
 
     type: Literal["ready"] = "ready"
     engine: str
-    threads: int
 
 
 class Stop(Frozen):
@@ -152,6 +153,7 @@ class RunSlice(Frozen):
     type: Literal["run_slice"] = "run_slice"
     seconds: float
     plan: TrainingPlan
+    threads: int = Field(1, ge=1, description="threads to spread each step over")
 
 
 class YieldSlice(Frozen):
@@ -199,6 +201,13 @@ class JobDone(Frozen):
     cpu_seconds: float
 
 
+class SliceFailed(Frozen):
+    """The slice could not be kept, for want of space perhaps; the job stands and its last checkpoint with it."""
+
+    type: Literal["slice_failed"] = "slice_failed"
+    message: str
+
+
 class JobFailed(Frozen):
     """The job cannot go on."""
 
@@ -225,6 +234,7 @@ Message = Annotated[
     | RungDone
     | SliceDone
     | JobDone
+    | SliceFailed
     | JobFailed,
     Field(discriminator="type"),
 ]

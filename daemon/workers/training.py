@@ -1,4 +1,4 @@
-"""The training worker: `python -m patchd.daemon.workers.training --fd N --threads T`.
+"""The training worker: `python -m patchd.daemon.workers.training --fd N`.
 
 A process of lowest priority that trains one job in slices. It may be killed at any moment: what it had not
 checkpointed is done again.
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from ...models.bases import load_base
 from ...models.checkpoint import Finished
@@ -23,7 +24,7 @@ from ...policies.errors import PatchdError
 from ...policies.task import JobProgress
 from .channel import Channel
 from .lifetime import tie_to_parent
-from .protocol import JobDone, JobFailed, Note, Progress, Ready, RungDone, RunSlice, SliceDone, StartJob
+from .protocol import JobDone, JobFailed, Note, Progress, Ready, RungDone, RunSlice, SliceDone, SliceFailed, StartJob
 
 LOWEST_NICE = 19
 
@@ -31,14 +32,13 @@ LOWEST_NICE = 19
 class TrainingWorker:
     """Runs the slices of one job on one channel until told to stop or the other end is gone."""
 
-    def __init__(self, channel: Channel, threads: int) -> None:
+    def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._threads = threads
         self._trainer: Trainer | None = None
 
     def serve(self) -> None:
         """Send `Ready`, then follow the control plane's messages."""
-        self._channel.send(Ready(engine="torch", threads=self._threads))
+        self._channel.send(Ready(engine="torch"))
         while (frame := self._channel.receive()) is not None:
             message, _ = frame
             try:
@@ -53,6 +53,10 @@ class TrainingWorker:
             except (MemoryError, RuntimeError) as error:
                 # torch reports exhausted memory as a RuntimeError
                 self._channel.send(JobFailed(code="training_failed", message=f"Training stopped: {error}"))
+            except (BrokenPipeError, ConnectionResetError):
+                raise
+            except (OSError, SafetensorError) as error:  # a full disk, most likely; the last checkpoint stands
+                self._channel.send(SliceFailed(message=f"the training worker cannot write: {error}"))
 
     def _start(self, message: StartJob) -> None:
         self._trainer = Trainer(
@@ -71,6 +75,7 @@ class TrainingWorker:
     def _run(self, message: RunSlice) -> None:
         if self._trainer is None:  # the job could not be started, and that has been said
             return
+        torch.set_num_threads(message.threads)
         trainer, wall, cpu = self._trainer, time.monotonic(), time.process_time()
         for finished in trainer.run_slice(message.plan, message.seconds, self._channel.waiting, self._report):
             self._tell(finished)
@@ -97,17 +102,15 @@ def take_lowest_priority() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve on the inherited socket `--fd` with `--threads` threads. Returns the exit status."""
+    """Serve on the inherited socket `--fd`. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="patchd-training-worker", description="Trains patches for patchd.")
     parser.add_argument("--fd", type=int, required=True, help="connected stream socket, inherited")
-    parser.add_argument("--threads", type=int, default=1, help="threads for one step")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process to die with")
     options = parser.parse_args(argv)
     tie_to_parent(options.parent)
     take_lowest_priority()
-    torch.set_num_threads(max(1, options.threads))
     try:
-        TrainingWorker(Channel.from_fd(options.fd), max(1, options.threads)).serve()
+        TrainingWorker(Channel.from_fd(options.fd)).serve()
     except (BrokenPipeError, ConnectionResetError):
         return 0  # the control plane is gone; the last checkpoint stands
     return 0

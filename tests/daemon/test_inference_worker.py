@@ -50,8 +50,6 @@ class WorkerProcess:
             "patchd.daemon.workers.inference",
             "--fd",
             str(theirs.fileno()),
-            "--threads",
-            "1",
         ]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True)
         theirs.close()
@@ -121,7 +119,7 @@ def patch_rung(patch: Patch, folder: Path, **fields: object) -> RungRef:
 
 
 def test_the_worker_says_that_it_is_ready(worker):
-    assert worker.ready == Ready(engine="torch", threads=1)
+    assert worker.ready == Ready(engine="torch")
 
 
 def test_photographs_are_classified_with_timing(worker, photographs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from patchd.daemon.workers.protocol import (
     RungDone,
     RunSlice,
     SliceDone,
+    SliceFailed,
     StartJob,
     YieldSlice,
 )
@@ -32,10 +34,11 @@ from patchd.models.datasets import normalised, open_data, pixels
 from patchd.models.engine import TorchEngine
 from patchd.models.evaluation import evaluate
 from patchd.models.patches import load_patch
-from patchd.models.trainer import Trainer
+from patchd.models.trainer import Trainer, _Rung
 from patchd.policies.decision import TrainingPlan
-from patchd.policies.errors import TrainingError
+from patchd.policies.errors import DataSetError, TrainingError
 from patchd.policies.task import PatchKind, Preprocessing, TaskSpec, TrainSpec
+from PIL import Image
 from torch import Tensor
 
 TASK = TaskSpec(
@@ -47,7 +50,7 @@ TASK = TaskSpec(
 )
 BOTH = (PatchKind.SCALE_BIAS, PatchKind.HEAD)
 SMALL = TrainSpec(task="digits", kinds=BOTH, resolutions=(32,), epochs=2, batch_size=16, max_samples=64)
-PLAN = TrainingPlan(paused=False, reach=0, fraction=0.0, cost=0.49)
+PLAN = TrainingPlan(paused=False, reach=1.0, fraction=0.0, cost=0.49)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +107,10 @@ def bench(base: Base, tmp_path: Path) -> Bench:
     [
         ((PatchKind.HEAD,), PLAN),
         (BOTH, PLAN),
-        (BOTH, PLAN.model_copy(update={"reach": 11})),
+        (BOTH, PLAN.model_copy(update={"reach": 0.39})),
         (BOTH, PLAN.model_copy(update={"fraction": 0.25})),
     ],
-    ids=["head", "scale-bias", "reach-11", "fraction-25"],
+    ids=["head", "scale-bias", "reach-39", "fraction-25"],
 )
 def test_an_interrupted_run_gives_the_very_bits_of_an_uninterrupted_one(
     base: Base, tmp_path: Path, kinds: tuple[PatchKind, ...], plan: TrainingPlan
@@ -123,7 +126,7 @@ def test_an_interrupted_run_gives_the_very_bits_of_an_uninterrupted_one(
 
 
 def test_a_patch_holds_what_its_plan_let_train_and_stays_under_two_percent(bench: Bench) -> None:
-    finished = bench.train(SMALL, PLAN.model_copy(update={"reach": 11}))[0]
+    finished = bench.train(SMALL, PLAN.model_copy(update={"reach": 0.39}))[0]
     tensors, network = bench.tensors(finished), bench.base.network
     own = dict(network.state_dict())
     moved = {
@@ -137,11 +140,11 @@ def test_a_patch_holds_what_its_plan_let_train_and_stays_under_two_percent(bench
     assert any("running_mean" in name for name in tensors)
     assert finished.result.share < 0.02
     assert finished.metadata.training is not None
-    assert finished.metadata.training.reach == 11
+    assert finished.metadata.training.reach == 0.39
 
 
 def test_a_plan_that_reaches_only_the_head_leaves_every_norm_as_in_the_base(bench: Bench) -> None:
-    tensors = bench.tensors(bench.train(SMALL, PLAN.model_copy(update={"reach": 18}))[0])
+    tensors = bench.tensors(bench.train(SMALL, PLAN.model_copy(update={"reach": 0.0}))[0])
     own = dict(bench.base.network.state_dict())
     assert all(torch.equal(tensor, own[name]) for name, tensor in tensors.items() if "norm" in name)
 
@@ -175,6 +178,84 @@ def test_a_loss_that_is_no_number_ends_the_job_and_names_the_step(bench: Bench) 
     assert fingerprint(bench.base.network) == bench.base.hash
 
 
+def test_scales_without_a_head_say_that_a_plan_for_the_head_alone_trains_nothing(bench: Bench) -> None:
+    spec = SMALL.model_copy(update={"kinds": (PatchKind.SCALE_BIAS,)})
+    with pytest.raises(TrainingError, match="trains nothing of this job"):
+        bench.train(spec, PLAN.model_copy(update={"reach": 0.0}))
+    assert fingerprint(bench.base.network) == bench.base.hash
+
+
+def test_a_parameter_that_the_last_step_made_infinite_is_never_published(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = _Rung.step
+
+    def last_step_diverges(rung: _Rung, number: int) -> float:
+        loss = step(rung, number)
+        rung._parameters["classifier.bias"].data[0] = math.inf
+        return loss
+
+    trainer = bench.trainer(SMALL)
+    monkeypatch.setattr(_Rung, "step", last_step_diverges)
+    monkeypatch.setattr(trainer, "_steps", 1)
+    with pytest.raises(TrainingError, match=r"classifier\.bias of the 32 px rung is no longer finite"):
+        list(trainer.run_slice(PLAN, 600, lambda: False, lambda _progress: None))
+    assert not list(bench.patches.iterdir())
+
+
+def test_broken_images_of_any_part_are_named_before_the_first_step(base: Base, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "data" / part / label
+            folder.mkdir(parents=True)
+            for index in range(8):
+                Image.new("RGB", (40, 40), (index * 9, 40, 90)).save(folder / f"{index}.png")
+    truncated, text = tmp_path / "data/test/dog/3.png", tmp_path / "data/train/cat/1.png"
+    truncated.write_bytes(truncated.read_bytes()[:-30])
+    text.write_text("no image")
+    task = TaskSpec(name="pets", labels=("cat", "dog"), resolutions=(32,), data=str(tmp_path / "data"))
+    checkpoints, patches = tmp_path / "checkpoints", tmp_path / "patches"
+    checkpoints.mkdir(), patches.mkdir()
+    trainer = Trainer(base, task, SMALL.model_copy(update={"task": "pets"}), "job-1", checkpoints, patches)
+    reports: list[str] = []
+    with pytest.raises(DataSetError, match="2 of the data set's images") as caught:
+        list(trainer.run_slice(PLAN, 600, lambda: False, lambda progress: reports.append(progress.phase)))
+    assert str(truncated) in str(caught.value)
+    assert str(text) in str(caught.value)
+    assert set(reports) == {"checking images"}
+
+
+def test_an_evaluation_cut_short_goes_on_where_it_stood(bench: Bench) -> None:
+    expected = bench.train(SMALL)[0].result
+    again = Bench(bench.base, bench.checkpoints.parent / "again")
+    trainer = again.trainer(SMALL)
+    list(trainer.run_slice(PLAN, 600, lambda: trainer.progress().step == trainer.progress().steps, lambda _p: None))
+    assert not trainer.done
+    slices = 0
+    while not trainer.done:  # each slice begins and is asked to end at its first batch
+        asked = iter([False])
+        list(trainer.run_slice(PLAN, 600, lambda asked=asked: next(asked, True), lambda _p: None))
+        slices += 1
+    assert slices > 3
+    result = trainer.finished[0].result
+    assert (result.validation, result.test) == (expected.validation, expected.test)
+
+
+def test_a_slice_that_cannot_be_written_leaves_the_job_standing_and_the_next_one_ends_it(bench: Bench) -> None:
+    worker = Worker(bench, SMALL)
+    hidden = bench.checkpoints.rename(bench.checkpoints.parent / "hidden")
+    worker.channel.send(RunSlice(seconds=0.2, plan=PLAN, threads=2))
+    failed = worker.until(SliceFailed, SliceDone)
+    assert isinstance(failed, SliceFailed)
+    assert "cannot write" in failed.message
+    hidden.rename(bench.checkpoints)
+    worker.channel.send(RunSlice(seconds=600, plan=PLAN, threads=2))
+    told = worker.until(RungDone)
+    assert isinstance(told, RungDone)
+    assert told.result.patch_id == bench.trainer(SMALL).finished[0].result.patch_id
+    worker.kill()
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(tmp_path: Path) -> None:
     for step in (1, 2):
         save_checkpoint(tmp_path, Checkpoint(Position(step=step), {"p.x": torch.full((3,), float(step))}))
@@ -189,7 +270,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(tmp_path: 
     (tmp_path / PREVIOUS).write_bytes(b"")
     nothing, notes = load_checkpoint(tmp_path)
     assert nothing is None
-    assert len(notes) == 2
+    assert len(notes) == 3
+    assert "begins anew" in notes[-1]
 
 
 class Worker:
@@ -198,7 +280,7 @@ class Worker:
     def __init__(self, bench: Bench, spec: TrainSpec) -> None:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "patchd.daemon.workers.training", "--fd", str(theirs.fileno())]
-        command += ["--threads", "2", "--parent", str(os.getpid())]
+        command += ["--parent", str(os.getpid())]
         self.process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
         theirs.close()
         self.channel = Channel(ours)
@@ -237,7 +319,7 @@ def test_a_worker_killed_at_any_moment_gives_the_same_patch_in_the_end(base: Bas
     results: dict[int, str] = {}
     for messages_before_death in (0, 1, 3, None):
         worker = Worker(killed, spec)
-        worker.channel.send(RunSlice(seconds=0.5 if messages_before_death is not None else 600, plan=PLAN))
+        worker.channel.send(RunSlice(seconds=0.5 if messages_before_death is not None else 600, plan=PLAN, threads=2))
         seen = 0
         while messages_before_death is None or seen < messages_before_death:
             message = worker.next()
@@ -246,7 +328,7 @@ def test_a_worker_killed_at_any_moment_gives_the_same_patch_in_the_end(base: Bas
             if isinstance(message, RungDone):
                 results[message.result.resolution] = message.result.patch_id
             if isinstance(message, SliceDone):
-                worker.channel.send(RunSlice(seconds=0.5, plan=PLAN))
+                worker.channel.send(RunSlice(seconds=0.5, plan=PLAN, threads=2))
             if isinstance(message, JobDone):
                 break
         worker.kill()
@@ -263,7 +345,7 @@ def test_finished_rungs_are_told_again_after_a_restart_and_a_yield_ends_the_slic
     told = worker.until(RungDone)
     assert isinstance(told, RungDone)
     assert told.result.patch_id == first.result.patch_id
-    worker.channel.send(RunSlice(seconds=600, plan=PLAN))
+    worker.channel.send(RunSlice(seconds=600, plan=PLAN, threads=2))
     worker.until(Progress)
     worker.channel.send(YieldSlice())
     ended = worker.until(SliceDone)
