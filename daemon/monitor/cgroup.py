@@ -15,6 +15,15 @@ V1_UNLIMITED = 1 << 60  # the kernel writes the largest multiple of the page siz
 
 
 @dataclass(frozen=True, slots=True)
+class CpuQuota:
+    """The tightest processor quota above this process, and what the group that bears it has used so far."""
+
+    cores: float
+    directory: Path
+    used_s: float | None  # processor seconds of the whole group, siblings included; None where it is not told
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryLimit:
     """The tightest memory limit above this process, in bytes, and what counts against it."""
 
@@ -24,33 +33,42 @@ class MemoryLimit:
 
 
 class Cgroup:
-    """The control group's directories, found once; limits are read anew at each call."""
+    """The control group's directories, found by `discover`; limits are read anew at each call."""
 
     def __init__(self, proc_root: Path, sys_root: Path) -> None:
-        root = sys_root / "fs" / "cgroup"
-        paths = _own_paths(proc_root / "self" / "cgroup")
+        self._own = proc_root / "self" / "cgroup"
+        self._root = sys_root / "fs" / "cgroup"
+        self.discover()
+
+    def discover(self) -> None:
+        """Find the directories: a process may be moved to another group while it runs."""
+        root, paths = self._root, _own_paths(self._own)
         unified = root if (root / "cgroup.controllers").exists() else root / "unified"
         self._v2 = _chain(unified, paths.get("")) if "" in paths else ()
         self._v1_cpu = _chain(_controller(root, "cpu"), paths.get("cpu"))
+        same = paths.get("cpu") == paths.get("cpuacct")  # else the quota's group has no account of its own
+        self._v1_usage = _chain(_controller(root, "cpuacct"), paths.get("cpuacct")) if same else ()
         self._v1_memory = _chain(_controller(root, "memory"), paths.get("memory"))
 
-    def cpu_limit_cores(self) -> float | None:
-        """The smallest processor quota on the way to the root, in cores; None without one."""
-        limits = [*self._v2_cpu_limits(), *self._v1_cpu_limits()]
-        return min(limits, default=None)
+    def cpu_quota(self) -> CpuQuota | None:
+        """The smallest processor quota on the way to the root; None without one."""
+        return min((*self._v2_cpu_quotas(), *self._v1_cpu_quotas()), key=lambda quota: quota.cores, default=None)
 
-    def _v2_cpu_limits(self) -> Iterator[float]:
+    def _v2_cpu_quotas(self) -> Iterator[CpuQuota]:
         for directory in self._v2:
             quota, _, period = (read_text(directory / "cpu.max") or "max").partition(" ")
             runtime, of = whole(quota), whole(period)
             if runtime is not None and of is not None and runtime > 0 and of > 0:
-                yield max(0.01, runtime / of)
+                used = _stat(directory / "cpu.stat", "usage_usec")
+                yield CpuQuota(max(0.01, runtime / of), directory, None if used is None else used / 1e6)
 
-    def _v1_cpu_limits(self) -> Iterator[float]:
-        for directory in self._v1_cpu:
+    def _v1_cpu_quotas(self) -> Iterator[CpuQuota]:
+        for depth, directory in enumerate(self._v1_cpu):
             quota, period = read_int(directory / "cpu.cfs_quota_us"), read_int(directory / "cpu.cfs_period_us")
             if quota is not None and period is not None and quota > 0 and period > 0:
-                yield max(0.01, quota / period)
+                counted = self._v1_usage[depth] if depth < len(self._v1_usage) else directory
+                used = read_int(counted / "cpuacct.usage")
+                yield CpuQuota(max(0.01, quota / period), directory, None if used is None else used / 1e9)
 
     def memory_limit(self) -> MemoryLimit | None:
         """The limit with least room left on the way to the root; None without one."""
@@ -61,7 +79,7 @@ class Cgroup:
         for directory in self._v2:
             limit, used = read_int(directory / "memory.max"), read_int(directory / "memory.current")
             if limit is not None and limit > 0 and used is not None:
-                cache = _stat(directory / "memory.stat", "inactive_file")
+                cache = _stat(directory / "memory.stat", "inactive_file") or 0
                 yield MemoryLimit(limit, max(0, used - cache), "cgroup-v2")
 
     def _v1_memory_limits(self) -> Iterator[MemoryLimit]:
@@ -69,20 +87,8 @@ class Cgroup:
             limit = read_int(directory / "memory.limit_in_bytes")
             used = read_int(directory / "memory.usage_in_bytes")
             if limit is not None and 0 < limit < V1_UNLIMITED and used is not None:
-                cache = _stat(directory / "memory.stat", "total_inactive_file")
+                cache = _stat(directory / "memory.stat", "total_inactive_file") or 0
                 yield MemoryLimit(limit, max(0, used - cache), "cgroup-v1")
-
-    def cpu_usage_s(self) -> float | None:
-        """Processor seconds used by the group so far; None where it is not told."""
-        for directory in self._v2[:1]:
-            usec = _stat(directory / "cpu.stat", "usage_usec")
-            if usec:
-                return usec / 1e6
-        for directory in self._v1_cpu[:1]:
-            nanoseconds = read_int(directory / "cpuacct.usage")
-            if nanoseconds is not None:
-                return nanoseconds / 1e9
-        return None
 
 
 def _own_paths(file: Path) -> dict[str, str]:
@@ -98,7 +104,8 @@ def _own_paths(file: Path) -> dict[str, str]:
 
 def _controller(root: Path, name: str) -> Path:
     """Where a v1 controller is mounted; cpu and cpuacct often share a directory under either order of names."""
-    candidates = (root / name, root / "cpu,cpuacct", root / "cpuacct,cpu") if name == "cpu" else (root / name,)
+    shared = (root / "cpu,cpuacct", root / "cpuacct,cpu") if name.startswith("cpu") else ()
+    candidates = (root / name, *shared)
     return next((path for path in candidates if path.is_dir()), root / name)
 
 
@@ -116,9 +123,10 @@ def _chain(root: Path, path: str | None) -> tuple[Path, ...]:
     return tuple(root.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
 
 
-def _stat(file: Path, key: str) -> int:
+def _stat(file: Path, key: str) -> int | None:
     for line in (read_text(file) or "").splitlines():
         name, _, value = line.partition(" ")
         if name == key:
-            return max(0, whole(value) or 0)
-    return 0
+            number = whole(value)
+            return None if number is None else max(0, number)
+    return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from ...policies.snapshot import Cpu, WorkerUse
-from .cgroup import Cgroup
+from .cgroup import Cgroup, CpuQuota
 from .files import numbers, read_text
 
 
@@ -21,7 +21,7 @@ class CpuReader:
         self._proc = proc_root
         self._cgroup = cgroup
         self._times: tuple[float, float] | None = None
-        self._group: tuple[float, float] | None = None
+        self._group: tuple[Path, float, float] | None = None
         self._processes: dict[int, psutil.Process] = {}
         self._used: dict[int, float] = {}
         self._sampled_s: float | None = None
@@ -29,8 +29,8 @@ class CpuReader:
     def usable_cores(self) -> float:
         """Processors in the affinity mask, or the cgroup's quota where that is less."""
         count = len(os.sched_getaffinity(0))
-        limit = self._cgroup.cpu_limit_cores()
-        return count if limit is None else min(count, limit)
+        quota = self._cgroup.cpu_quota()
+        return count if quota is None else min(count, quota.cores)
 
     def sample(self, workers: Mapping[str, int]) -> tuple[Cpu, tuple[WorkerUse, ...]]:
         """Processor use since the last call, and what each of the daemon's own processes took of it."""
@@ -38,18 +38,18 @@ class CpuReader:
         elapsed = None if self._sampled_s is None else now - self._sampled_s
         self._sampled_s = now
         count = len(os.sched_getaffinity(0))
-        limit = self._cgroup.cpu_limit_cores()
-        cores = count if limit is None else min(count, limit)
+        quota = self._cgroup.cpu_quota()
+        cores = count if quota is None else min(count, quota.cores)
         uses = tuple(self._own({"daemon": os.getpid(), **workers}, elapsed))
         busy = self._busy()
-        if limit is not None:
-            group = self._group_busy(now, cores)
+        if quota is not None:
+            group = self._group_busy(now, quota)
             busy = max((share for share in (busy, group) if share is not None), default=None)
         known = [use.cpu_cores for use in uses if use.cpu_cores is not None]
         loads = _loads(read_text(self._proc / "loadavg"))
         cpu = Cpu(
             count=count,
-            limit_cores=limit,
+            limit_cores=None if quota is None else quota.cores,
             busy=busy,
             busy_own=min(1.0, sum(known) / cores) if known else None,
             load1=loads[0],
@@ -69,14 +69,14 @@ class CpuReader:
             return None
         return min(1.0, max(0.0, 1.0 - (idle - before[1]) / (total - before[0])))
 
-    def _group_busy(self, now: float, cores: float) -> float | None:
-        used = self._cgroup.cpu_usage_s()
-        if used is None:
+    def _group_busy(self, now: float, quota: CpuQuota) -> float | None:
+        """Share of the quota that the group bearing it has used since the last sample."""
+        if quota.used_s is None:
             return None
-        before, self._group = self._group, (now, used)
-        if before is None or now <= before[0]:
+        before, self._group = self._group, (quota.directory, now, quota.used_s)
+        if before is None or before[0] != quota.directory or now <= before[1]:
             return None
-        return min(1.0, max(0.0, (used - before[1]) / (now - before[0]) / cores))
+        return min(1.0, max(0.0, (quota.used_s - before[2]) / (now - before[1]) / quota.cores))
 
     def _own(self, pids: Mapping[str, int], elapsed: float | None) -> list[WorkerUse]:
         uses = []

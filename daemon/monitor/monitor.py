@@ -44,6 +44,7 @@ class Monitor:
         """What the device is like at `now_s` (Unix time); what it lacks or does not tell is absent."""
         if time.monotonic() - self._discovered_s >= REDISCOVER_S:
             self._sensors = find_sensors(self._sys)
+            self._cgroup.discover()
             self._discovered_s = time.monotonic()
         cpu, workers = self._cpu.sample(self._worker_pids())
         return Snapshot(

@@ -34,6 +34,11 @@ class Hierarchy:
         return Cgroup(self.root / "proc", self.root / "sys")
 
 
+def cores_of(cgroup: Cgroup) -> float | None:
+    quota = cgroup.cpu_quota()
+    return None if quota is None else quota.cores
+
+
 @pytest.fixture
 def unified(tmp_path: Path) -> Hierarchy:
     made = Hierarchy(tmp_path, "0::/outer/inner")
@@ -44,13 +49,13 @@ def unified(tmp_path: Path) -> Hierarchy:
 
 def test_without_any_control_group_there_is_no_limit(tmp_path: Path) -> None:
     cgroup = Cgroup(tmp_path / "proc", tmp_path / "sys")
-    assert (cgroup.cpu_limit_cores(), cgroup.memory_limit(), cgroup.cpu_usage_s()) == (None, None, None)
+    assert (cgroup.cpu_quota(), cgroup.memory_limit()) == (None, None)
 
 
 def test_max_is_no_limit(unified: Hierarchy) -> None:
     unified.put("outer/inner", memory_max="max", memory_current=5)
     unified.put("outer", memory_max="max", memory_current=5, cpu_max="max 100000")
-    assert (unified.read().cpu_limit_cores(), unified.read().memory_limit()) == (None, None)
+    assert (cores_of(unified.read()), unified.read().memory_limit()) == (None, None)
 
 
 @pytest.mark.parametrize(("inner", "outer", "cores"), [("150000", "50000", 0.5), ("25000", "max", 0.25)])
@@ -59,7 +64,7 @@ def test_the_smaller_processor_quota_counts_whichever_group_has_it(
 ) -> None:
     unified.put("outer/inner", cpu_max=f"{inner} 100000")
     unified.put("outer", cpu_max=f"{outer} 100000")
-    assert unified.read().cpu_limit_cores() == cores
+    assert cores_of(unified.read()) == cores
 
 
 def test_the_memory_limit_with_least_room_counts_even_where_it_is_not_the_smallest(unified: Hierarchy) -> None:
@@ -79,9 +84,9 @@ def test_file_cache_beyond_what_is_used_does_not_make_use_negative(unified: Hier
 
 def test_a_limit_that_changes_while_the_daemon_runs_is_seen_at_the_next_reading(unified: Hierarchy) -> None:
     cgroup = unified.read()
-    assert cgroup.cpu_limit_cores() is None
+    assert cores_of(cgroup) is None
     unified.put("outer/inner", cpu_max="75000 100000")
-    assert cgroup.cpu_limit_cores() == 0.75
+    assert cores_of(cgroup) == 0.75
 
 
 def test_the_hosts_path_that_is_not_visible_in_a_container_means_the_visible_root(tmp_path: Path) -> None:
@@ -89,15 +94,38 @@ def test_the_hosts_path_that_is_not_visible_in_a_container_means_the_visible_roo
     made.put("", cgroup_controllers="cpu memory", cpu_max="200000 100000", memory_max=7 * MIB, memory_current=MIB)
     limit = made.read().memory_limit()
     assert limit is not None
-    assert (made.read().cpu_limit_cores(), limit.limit_bytes) == (2.0, 7 * MIB)
+    assert (cores_of(made.read()), limit.limit_bytes) == (2.0, 7 * MIB)
 
 
-def test_processor_time_is_told_in_seconds_by_both_versions(unified: Hierarchy, tmp_path: Path) -> None:
+def test_the_use_that_counts_is_that_of_the_group_with_the_quota(unified: Hierarchy) -> None:
     unified.put("outer/inner", cpu_stat="usage_usec 2500000\nuser_usec 1")
-    assert unified.read().cpu_usage_s() == 2.5
-    old = Hierarchy(tmp_path / "v1", "4:cpu,cpuacct:/job", mount="cpu,cpuacct")
-    old.put("job", cpuacct_usage=1_500_000_000)
-    assert old.read().cpu_usage_s() == 1.5
+    unified.put("outer", cpu_stat="usage_usec 9000000", cpu_max="50000 100000")
+    quota = unified.read().cpu_quota()
+    assert quota is not None
+    assert (quota.cores, quota.used_s) == (0.5, 9.0)
+    unified.put("outer/inner", cpu_max="25000 100000")
+    quota = unified.read().cpu_quota()
+    assert quota is not None
+    assert (quota.cores, quota.used_s) == (0.25, 2.5)
+
+
+@pytest.mark.parametrize("mount", ["cpu,cpuacct", "cpuacct"])
+def test_version_1_tells_the_use_from_either_mount(tmp_path: Path, mount: str) -> None:
+    old = Hierarchy(tmp_path, "4:cpu,cpuacct:/job", mount="cpu,cpuacct")
+    old.put("job", cpu_cfs_quota_us=50_000, cpu_cfs_period_us=100_000)
+    Hierarchy(tmp_path, "4:cpu,cpuacct:/job", mount=mount).put("job", cpuacct_usage=1_500_000_000)
+    quota = old.read().cpu_quota()
+    assert quota is not None
+    assert (quota.cores, quota.used_s) == (0.5, 1.5)
+
+
+def test_a_process_moved_to_another_group_is_followed_when_groups_are_looked_for_again(unified: Hierarchy) -> None:
+    cgroup = unified.read()
+    unified.put("elsewhere", cpu_max="50000 100000")
+    (unified.root / "proc" / "self" / "cgroup").write_text("0::/elsewhere\n")
+    assert cgroup.cpu_quota() is None
+    cgroup.discover()
+    assert cores_of(cgroup) == 0.5
 
 
 @pytest.mark.parametrize("mount", ["cpu", "cpu,cpuacct", "cpuacct,cpu"])
@@ -105,13 +133,13 @@ def test_a_version_1_quota_is_found_wherever_the_controller_is_mounted(tmp_path:
     made = Hierarchy(tmp_path, "4:cpu,cpuacct:/a/b", mount=mount)
     made.put("a/b", cpu_cfs_quota_us=-1, cpu_cfs_period_us=100_000)
     made.put("a", cpu_cfs_quota_us=30_000, cpu_cfs_period_us=100_000)
-    assert made.read().cpu_limit_cores() == 0.3
+    assert cores_of(made.read()) == 0.3
 
 
 @pytest.mark.parametrize("quota", ["100000 0", "100000", "", "max max max", "-5 100"])
 def test_a_quota_of_no_known_form_is_no_limit(unified: Hierarchy, quota: str) -> None:
     unified.put("outer/inner", cpu_max=quota)
-    assert unified.read().cpu_limit_cores() is None
+    assert cores_of(unified.read()) is None
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -121,4 +149,4 @@ def test_any_ascii_text_in_the_list_of_groups_is_survived(tmp_path: Path, text: 
     (tmp_path / "sys" / "fs" / "cgroup").mkdir(parents=True, exist_ok=True)
     (tmp_path / "proc" / "self" / "cgroup").write_text(text)
     cgroup = Cgroup(tmp_path / "proc", tmp_path / "sys")
-    assert (cgroup.cpu_limit_cores(), cgroup.memory_limit()) == (None, None)
+    assert (cores_of(cgroup), cgroup.memory_limit()) == (None, None)
