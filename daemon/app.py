@@ -45,7 +45,20 @@ PROFILE_CHECK_S = 15.0  # costs measured beside other work are measured again at
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: the daemon decides when to end."""
+    """uvicorn without its own signal handling, and asleep until it is told to end: the daemon decides when."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._end = asyncio.Event()
+
+    def end(self) -> None:
+        """Stop serving."""
+        self.should_exit = True
+        self._end.set()
+
+    async def main_loop(self) -> None:
+        """Wait for the end; uvicorn's own loop looks ten times a second, half of an idle daemon's processor time."""
+        await self._end.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -114,7 +127,7 @@ class Daemon:
         self.events.emit("daemon.stopping", "patchd drains and stops.")
         await asyncio.gather(self.inference.drain(DRAIN_S), self.training.drain(DRAIN_S))
         self.events.close()
-        server.should_exit = True
+        server.end()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(serving, max(0.5, DRAIN_S + 1.0 - (time.monotonic() - began)))
         self.events.emit("daemon.stopped", f"patchd stopped after {time.monotonic() - began:.1f} s.")

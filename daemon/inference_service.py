@@ -22,7 +22,16 @@ from ..policies.errors import (
     WorkerCrashedError,
 )
 from ..policies.threads import free_threads
-from .api.schemas import CostView, Form, InferAnswer, InferTiming, Prediction, RequestLatency, WorkerStatus
+from .api.schemas import (
+    CALIBRATION_REPEATS,
+    CostView,
+    Form,
+    InferAnswer,
+    InferTiming,
+    Prediction,
+    RequestLatency,
+    WorkerStatus,
+)
 from .deciding import DecisionService
 from .error_codes import error_from_code
 from .events import EventLog
@@ -142,7 +151,7 @@ class InferenceService:
         timing = result.timing
         spent = timing.decode_ms + timing.preprocess_ms + timing.bind_ms + timing.network_ms
         total_ms = (now - began) * 1e3
-        self._account(task, rung.resolution, total_ms, timing.network_ms)
+        self._account(task, rung.resolution, total_ms - start_ms, timing.network_ms)
         request_id = f"{self._token}-{request.id}"
         self._remember(request_id, decision)
         return InferAnswer(
@@ -229,7 +238,7 @@ class InferenceService:
         if due and self._worker.running and self._waiting == 0 and not self._profile_lock.locked():
             async with self._profile_lock:
                 for base in {spec.base for spec, _ in self._tasks.tasks.values() if spec.name in self._per_task}:
-                    await self._measure(base, self._resolutions(base), 7)
+                    await self._measure(base, self._resolutions(base), CALIBRATION_REPEATS)
 
     def _threads_now(self) -> int:
         """Threads for the next request; training gives way to predictions, so its use counts as free."""
@@ -302,7 +311,7 @@ class InferenceService:
                 )
             unmeasured = self._tasks.unmeasured(base)
             if unmeasured:
-                await self._measure(base, unmeasured, 7)
+                await self._measure(base, unmeasured, CALIBRATION_REPEATS)
         return (time.perf_counter() - began) * 1e3
 
     async def stop_if_idle(self, keep_alive_s: float) -> None:

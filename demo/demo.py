@@ -51,7 +51,7 @@ def story(session: Session, arguments: argparse.Namespace) -> None:
     digit = write_digit(session.folder / "held-out-7.png")
 
     heading(session, 1, "The daemon, on a temporary state directory and socket")
-    session.start()
+    session.start(Path(__file__).with_name("steady.toml"))
     session.show("status")
 
     heading(session, 2, "The built-in task: 1000 ImageNet labels, EfficientNet-Lite0")
@@ -70,6 +70,7 @@ def story(session: Session, arguments: argparse.Namespace) -> None:
     session.say(table(("input", "head alone", "scale and bias + head", "images", "patch, of base"), accuracies))
 
     heading(session, 5, "The device changes: a recorded trace takes its place in the monitor")
+    session.show("policy", "use", "balanced")  # so far steady.toml has kept other work out of the comparison
     session.show("profile", "--run")  # the costs that decisions rest on, measured while nothing trains
     mark = len(session.transcript)
     watched = watch_trace(session, arguments, photographs[0], digit)

@@ -53,9 +53,20 @@ class Session:
         print(text, flush=True)
         self.transcript.append(text)
 
-    def start(self) -> None:
-        """Start patchd in a session of its own, so that Ctrl-C reaches the demo alone, and wait until it answers."""
-        command = ["patchd", "--state", str(self.folder / "state"), "--socket", str(self.socket)]
+    def start(self, policy: Path) -> None:
+        """Start patchd under a policy file and wait until it answers.
+
+        It gets a session of its own, so that Ctrl-C reaches the demo alone.
+        """
+        command = [
+            "patchd",
+            "--state",
+            str(self.folder / "state"),
+            "--socket",
+            str(self.socket),
+            "--policy",
+            os.path.relpath(policy),
+        ]
         self.say(f"$ {shlex.join(command)} &")
         with self.log.open("wb") as log:
             self._daemon = subprocess.Popen(

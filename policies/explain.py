@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from .decision import AllocationDecision, Decision
-from .snapshot import SIGNALS, Snapshot, signals
+from .snapshot import SIGNALS, SWITCH, Snapshot, signals
 
 
 def sentences(decision: Decision, snapshot: Snapshot) -> tuple[str, ...]:
     """What was seen, what the rules made of it, and what follows for every task and for training."""
     seen = signals(snapshot)
-    shown = ", ".join(f"{name} {value:.4g} {SIGNALS[name].unit}" for name, value in seen.items())
+    shown = ", ".join(f"{name} {_with_unit(value, SIGNALS[name].unit)}" for name, value in seen.items())
     absent = [name for name in SIGNALS if name not in seen]
     said = [f"Under policy {decision.policy}, from {decision.source}: {shown}."]
     if absent:
@@ -21,6 +21,14 @@ def sentences(decision: Decision, snapshot: Snapshot) -> tuple[str, ...]:
     said.append(f"Training plan: {decision.plan.text}.")
     said += [f"  {candidate.verdict}." for candidate in decision.plan.candidates]
     return tuple(said)
+
+
+def _with_unit(value: float, unit: str) -> str:
+    if unit == SWITCH:
+        return "true" if value >= 0.5 else "false"
+    if unit == "share":
+        return f"{value:.3g}"
+    return f"{value / 1e9:.3g} GB" if unit == "bytes" else f"{value:.4g} {unit}"
 
 
 def _allocation(name: str, allocation: AllocationDecision) -> list[str]:

@@ -108,6 +108,9 @@ class Snapshot(Frozen):
     workers: tuple[WorkerUse, ...] = ()
 
 
+SWITCH = "0 or 1"  # the unit of signals that are true or false
+
+
 @dataclass(frozen=True, slots=True)
 class SignalSpec:
     """A named number that rules may refer to; `read` returns None where the machine lacks it."""
@@ -184,7 +187,7 @@ SIGNALS: Mapping[str, SignalSpec] = {
         SignalSpec(
             "pressure.io.full", "share", "time all tasks waited for input/output, over 10 s", _stall("io", "full_avg10")
         ),
-        SignalSpec("power.on_mains", "0 or 1", "1 on mains, 0 on battery", lambda s: _bool(s.power.on_mains)),
+        SignalSpec("power.on_mains", SWITCH, "1 on mains, 0 on battery", lambda s: _bool(s.power.on_mains)),
         SignalSpec("battery.charge", "share", "charge of all batteries", lambda s: s.power.battery_charge),
         SignalSpec(
             "battery.seconds_left", "seconds", "time until the battery is empty", lambda s: s.power.battery_seconds_left

@@ -72,12 +72,12 @@ def reach_in_words(reach: float) -> str:
     """How deep patch parameters train, for people."""
     if reach == HEAD_ONLY:
         return "head only"
-    return "patch everywhere" if reach == EVERYWHERE else f"patch in the upper {reach:.0%} of the network"
+    return "patch everywhere" if reach == EVERYWHERE else f"patch in the upper {reach * 100:.0f} % of the network"
 
 
 def _words(plan: PlanCost) -> str:
     reach = reach_in_words(plan.reach)
-    frozen = "base frozen" if plan.fraction == 0 else f"{plan.fraction:.0%} of the base unfrozen"
+    frozen = "base frozen" if plan.fraction == 0 else f"{plan.fraction * 100:.0f} % of the base unfrozen"
     return f"{reach}, {frozen}"
 
 
@@ -85,7 +85,7 @@ def _verdict(plan: PlanCost, chosen: bool, allowed: bool, allocation: float, max
     if chosen:
         return f"{_words(plan)} chosen: cost {plan.cost:.2f} is within {allocation:.2f}"
     if not allowed:
-        return f"{_words(plan)} refused: the policy unfreezes at most {max_fraction:.0%} of the base"
+        return f"{_words(plan)} refused: the policy unfreezes at most {max_fraction * 100:.0f} % of the base"
     if plan.cost > allocation:
         return f"{_words(plan)} refused: cost {plan.cost:.2f} is over the allocation {allocation:.2f}"
     return f"{_words(plan)} not needed: a more useful plan fits"

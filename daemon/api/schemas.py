@@ -20,6 +20,8 @@ from ...policies.task import (
     TrainSpec,
 )
 
+CALIBRATION_REPEATS = 15  # runs a rung; the median of fewer still moves with bursts of other work
+
 
 class Error(Frozen):
     """Every answer that is not 2xx. `error` is one readable sentence; `code` is stable."""
@@ -187,7 +189,7 @@ class CostView(Frozen):
 
 
 class RequestLatency(Frozen):
-    """What the last requests of a rung took, milliseconds, from the socket's last byte in to the answer."""
+    """What the last requests of a rung took, milliseconds, from the last byte in to the answer, without a worker's start."""
 
     task: str
     resolution: int
@@ -209,7 +211,7 @@ class ProfileRun(Frozen):
 
     base: str = "lite0"
     resolutions: tuple[Side, ...] = ()
-    repeats: int = Field(7, ge=1, le=200)
+    repeats: int = Field(CALIBRATION_REPEATS, ge=1, le=200)
 
 
 class Event(Frozen):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 PLAIN_EVERY_S = 5.0  # at most one plain line so often while only the step changes
+STEPS_TO_GO_BY = 3  # the first steps choose kernels and are slow
 GONE_AFTER_S = 20.0  # a daemon that restarts resumes the job; longer silence is an error
 FINAL = ("done", "failed", "cancelled")
 
@@ -48,7 +49,7 @@ class Eta:
         if at.rung != self._rung or at.step < self._from[1]:
             self._rung, self._from = at.rung, (now_s, at.step)
         started_s, first = self._from
-        if at.step <= first or at.steps <= at.step:
+        if at.step < first + STEPS_TO_GO_BY or at.steps <= at.step:
             return None
         return (now_s - started_s) / (at.step - first) * (at.steps - at.step)
 
@@ -80,7 +81,7 @@ def progress_line(job: JobView, left_s: float | None = None) -> str:
         parts.append(f"loss {at.loss:.3f}")
     if at.samples_per_s is not None:
         parts.append(f"{at.samples_per_s:.0f} images/s")
-    if at.plan is not None and not at.plan.paused:
+    if at.plan is not None and not at.plan.paused and any(kind.value != "head" for kind in job.spec.kinds):
         parts.append(plan_words(at.plan))
     if left_s is not None:
         parts.append(f"{render.duration(left_s)} left")

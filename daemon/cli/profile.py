@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--run", is_flag=True, help="Measure now, instead of showing what was measured last.")
 @click.option("--base", metavar="B", help="Measure this base.  [default: lite0]")
 @click.option("--resolutions", type=Sides(), metavar="PX,PX", help="Measure these sides.  [default: those in use]")
-@click.option("--repeats", type=click.IntRange(1, 200), help="Images for each measurement.  [default: 7]")
+@click.option("--repeats", type=click.IntRange(1, 200), help="Images for each measurement.  [default: 15]")
 @json_option
 @pass_settings
 def profile(

@@ -151,7 +151,9 @@ def worker_line(worker: WorkerStatus) -> str:
     if worker.pid is not None:
         parts.append(f"process {worker.pid}")
     if worker.engine:
-        parts.append(f"{worker.engine}, {worker.threads} threads" if worker.threads else worker.engine)
+        parts.append(worker.engine)
+    if worker.threads:
+        parts.append("1 thread" if worker.threads == 1 else f"{worker.threads} threads")
     if worker.resident_bytes is not None:
         parts.append(render.bytes_(worker.resident_bytes))
     if worker.in_flight:

@@ -73,7 +73,7 @@ class ProfileRequest(Frozen):
     id: int
     base: str
     resolutions: tuple[int, ...]
-    repeats: int = 7
+    repeats: int
     threads: int = Field(1, ge=1, description="threads to spread each run over")
 
 

@@ -278,7 +278,7 @@ def test_following_prints_plain_lines_and_a_table_at_the_end(daemon, monkeypatch
     result = patchctl("train", "follow", "job-1", socket=daemon.path)
     assert result.exit_code == 0, result.output
     assert "rung 1/2 128 px, epoch 2/4, step 10/100, loss 0.500, 88 images/s" in result.stderr
-    assert "from unit 5 and 25 % of the base" in result.stderr
+    assert "patch in the upper 72 % of the network, 25 % of the base" in result.stderr
     assert "93.1 % [90.0-95.3] n=360" in result.stdout
     assert "42016" in result.stdout
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -215,7 +216,8 @@ def test_broken_images_of_any_part_are_named_before_the_first_step(base: Base, t
     text.write_text("no image")
     task = TaskSpec(name="pets", labels=("cat", "dog"), resolutions=(32,), data=str(tmp_path / "data"))
     checkpoints, patches = tmp_path / "checkpoints", tmp_path / "patches"
-    checkpoints.mkdir(), patches.mkdir()
+    checkpoints.mkdir()
+    patches.mkdir()
     trainer = Trainer(base, task, SMALL.model_copy(update={"task": "pets"}), "job-1", checkpoints, patches)
     reports: list[str] = []
     with pytest.raises(DataSetError, match="2 of the data set's images") as caught:
@@ -233,8 +235,7 @@ def test_an_evaluation_cut_short_goes_on_where_it_stood(bench: Bench) -> None:
     assert not trainer.done
     slices = 0
     while not trainer.done:  # each slice begins and is asked to end at its first batch
-        asked = iter([False])
-        list(trainer.run_slice(PLAN, 600, lambda asked=asked: next(asked, True), lambda _p: None))
+        list(trainer.run_slice(PLAN, 600, partial(next, iter([False]), True), lambda _p: None))
         slices += 1
     assert slices > 3
     result = trainer.finished[0].result
