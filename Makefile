@@ -54,9 +54,9 @@ imports: $(STAMP) ## Check that the arrows between the packages are those of the
 docs: $(STAMP) ## Rewrite the generated parts of docs/ from the code
 	$(BIN)/python -m patchd.daemon.cli.docs
 
-bench: $(STAMP) ## Run the benchmarks (about 8 minutes); tables here, JSON in build/bench
+bench: $(STAMP) ## Run the benchmarks (about 13 minutes); tables here, JSON in build/bench
 	@mkdir -p build/bench
-	@for name in status predict reaction idle; do \
+	@for name in status predict threads reaction idle; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py --output build/bench/$$name.json; done
 
 clean: ## Remove the virtual environment and everything generated

@@ -14,8 +14,8 @@ def free_threads(snapshot: Snapshot | None, most: int, own: Collection[str]) -> 
     """Threads, from 1 to `most`, that find a processor of their own beside what others use.
 
     `own` names the daemon's processes whose use the new threads take the place of. The threads of one operator wait
-    for each other: one that shares its processor with another program slows all of them down, up to thirtyfold
-    (docs/benchmarks.md), so that fewer threads are faster.
+    for each other: one that shares its processor with another program holds up all of them, so that fewer threads are
+    faster (docs/benchmarks.md, "Threads beside other work").
     """
     if snapshot is None or snapshot.cpu.busy is None:
         return most

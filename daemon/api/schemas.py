@@ -189,7 +189,7 @@ class CostView(Frozen):
 
 
 class RequestLatency(Frozen):
-    """What the last requests of a rung took, milliseconds, from the last byte in to the answer, without a worker's start."""
+    """What the last requests of a rung took, milliseconds, from the last byte in to the answer; no worker started."""
 
     task: str
     resolution: int
