@@ -1,7 +1,7 @@
 """Time from a resource change in a replayed trace to the first prediction that obeys it, in sampling periods.
 
 Two changes under the preset policy `balanced`: mains to a low battery, and free processors to full ones (that rule
-waits `for_s` = 1 s by itself). Predictions are asked for without pause. The peer in the same run is the monitor alone:
+waits `for_s` = 0.5 s). Predictions are asked for without pause. The peer in the same run is the monitor alone:
 the time until GET /v1/snapshot shows the change. Aim: at most two sampling periods.
 """
 

@@ -224,7 +224,7 @@ class TaskService:
     @property
     def costs(self) -> tuple[CostView, ...]:
         """All measured costs."""
-        return tuple(self._costs.values())
+        return tuple(sorted(self._costs.values(), key=lambda cost: (cost.base, cost.resolution)))
 
     def put_costs(self, costs: tuple[CostView, ...]) -> None:
         """Store measured costs and price the ladders anew."""

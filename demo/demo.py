@@ -10,6 +10,7 @@ import argparse
 import re
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -177,7 +178,10 @@ def show_change(session: Session, status: dict[str, Any], answers: Sequence[dict
             f"        {answer['task']:<9} {answer['resolution']:>3} px  {time_ms:6.1f} ms  "
             f"{best['label']} ({best['probability']:.0%})"
         )
-    session.say(f"        why: {answers[0]['why']}")
+    indent = " " * 8
+    session.say(
+        textwrap.fill(f"why: {answers[0]['why']}", 98, initial_indent=indent, subsequent_indent=indent + " " * 5)
+    )
 
 
 def device_words(snapshot: dict[str, Any]) -> str:
