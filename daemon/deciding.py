@@ -116,7 +116,7 @@ class DecisionService:
         else:
             found = self._store.decision_at(decision_id=decision_id, time_s=time_s)
         if found is None:
-            asked = f"decision '{decision_id}'" if decision_id else f"decision at or before {time_s}"
+            asked = f"decision '{decision_id}'" if decision_id else f"decision at or before Unix time {time_s:.0f}"
             raise NotFoundError(
                 f"There is no stored {asked}.", hint="Decisions are stored when something changes in them."
             )

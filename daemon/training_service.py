@@ -44,6 +44,7 @@ FINAL = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 CRASHES_BEFORE_FAILURE = 3  # in a row without a finished slice between them
 CRASH_PAUSE_S = 2.0
 STORAGE_PAUSE_S = 30.0
+THREADS_WRONG_TURNS = 2  # in a row, before a slice gives way to one with as many threads as there is room for
 
 
 class TrainingService:
@@ -64,6 +65,8 @@ class TrainingService:
         self._jobs = {job.id: job for job in store.jobs()}
         self._active: str | None = None
         self._slice_plan: TrainingPlan | None = None
+        self._slice_threads = 1
+        self._threads_wrong = 0
         self._yielding = False
         self._crashes = 0
         self._not_before_s = 0.0
@@ -192,7 +195,9 @@ class TrainingService:
     async def _advance(self) -> None:
         plan = self._plan()
         if self._slice_plan is not None:
-            if plan.paused or (plan.reach, plan.fraction) != (self._slice_plan.reach, self._slice_plan.fraction):
+            self._threads_wrong = self._threads_wrong + 1 if self._threads_now() != self._slice_threads else 0
+            replanned = (plan.reach, plan.fraction) != (self._slice_plan.reach, self._slice_plan.fraction)
+            if plan.paused or replanned or self._threads_wrong >= THREADS_WRONG_TURNS:
                 self._yield(self._active)
             return
         job = self._next()
@@ -233,8 +238,9 @@ class TrainingService:
                 )
             )
         self._slice_plan, self._yielding = plan, False
+        self._slice_threads, self._threads_wrong = self._threads_now(), 0
         seconds = self._policies.policy.training.slice_s
-        self._worker.send(RunSlice(seconds=seconds, plan=plan, threads=self._threads_now()))
+        self._worker.send(RunSlice(seconds=seconds, plan=plan, threads=self._slice_threads))
         if self._jobs[job.id].state is JobState.QUEUED:
             self._update(self._jobs[job.id], state=JobState.RUNNING)
             self._events.emit("job.started", f"Job {job.id} trains.", job=job.id, reach=plan.reach)

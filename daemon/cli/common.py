@@ -148,6 +148,9 @@ class PatchctlGroup(click.Group):
             sys.exit(result if isinstance(result, int) else 0)
         except PatchdError as error:
             sys.exit(report(error))
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            sys.exit(2)
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "patchctl"
             message = error.format_message()

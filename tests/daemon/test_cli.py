@@ -272,6 +272,13 @@ def follow_server(daemon: FakeDaemon, *jobs: s.JobView) -> None:
     daemon.on("GET", "/v1/jobs/job-1", next_state)
 
 
+def test_without_a_command_the_whole_help_is_printed() -> None:
+    result = patchctl()
+    assert result.exit_code == 2
+    assert "First steps:\n" in result.stderr
+    assert len(result.stderr.splitlines()) > 30
+
+
 def test_following_prints_plain_lines_and_a_table_at_the_end(daemon, monkeypatch) -> None:
     monkeypatch.setattr("patchd.daemon.cli.follow.POLL_S", 0.01)
     follow_server(daemon, bodies.job(JobState.QUEUED), bodies.job(), bodies.job(step=60), bodies.job(JobState.DONE))
