@@ -16,6 +16,7 @@ from ..policies.snapshot import Snapshot
 from ..policies.trace import parse_trace
 from ..policies.training_plan import TrainingCosts
 from .api.schemas import Explain, TraceReplay, TraceState
+from .backlog import Backlog
 from .events import EventLog
 from .monitor.monitor import Monitor
 from .monitor.trace_player import TracePlayer
@@ -38,6 +39,7 @@ class DecisionService:
         self._costs = TrainingCosts()
         self._count = 0
         self._prefix = f"{int(time.time()):x}"
+        self._unsaved: Backlog[Stored] = Backlog(lambda stored: store.put_decision(*stored))
         self._listeners: list[Callable[[Decision], None]] = []
         self.snapshot: Snapshot | None = None
         self.current: Decision | None = None
@@ -79,8 +81,9 @@ class DecisionService:
         if before is not None and not decision.changed:
             # The id stands for what was decided; it is stored once, and stays while the same is decided again.
             self.current = decision.model_copy(update={"id": before.id})
+            self._unsaved.flush()
         else:
-            self._store.put_decision(decision, self.snapshot, self._policies.state)
+            self._unsaved.put((decision, self.snapshot, self._policies.state))
             if decision.changed:
                 self._events.emit("decision.changed", " ".join(decision.changed), decision=decision.id)
             for listener in self._listeners:

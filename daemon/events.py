@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from .api.schemas import Event
+from .backlog import Backlog
 from .store import Store
 
 _LOG = logging.getLogger("patchd")
@@ -22,6 +23,7 @@ class EventLog:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._next_id = store.last_event_id() + 1
+        self._unsaved = Backlog(store.put_event)
         self._subscribers: set[asyncio.Queue[Event | None]] = set()
 
     def emit(
@@ -30,7 +32,7 @@ class EventLog:
         """Record one event; `kind` is dotted and stable, `message` one sentence."""
         event = Event(id=self._next_id, time_s=time.time(), level=level, kind=kind, message=message, data=data)
         self._next_id += 1
-        self._store.put_event(event)
+        self._unsaved.put(event)
         _LOG.log(_LEVELS[level], "%s id=%d %s", kind, event.id, message)
         for queue in tuple(self._subscribers):
             try:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..policies.errors import NotFoundError, PolicyError
+from ..policies.errors import NotFoundError, PolicyError, StateError
 from ..policies.policy import Policy, parse_policy
 from ..policies.presets_loader import load_preset, preset_names, preset_text
 from .api.schemas import PolicyInfo, PolicyList, PolicyState, PolicyText
@@ -70,7 +70,7 @@ class PolicyService:
             self._error = str(error)
             self._loaded = _Loaded(parse_policy(last_good, choice), last_good, choice, Path(choice), time.time())
             events.emit("policy.refused", f"{error} The last good version stays in force.", level="error", file=choice)
-        self._remember(choice)
+        self._remember(choice, self._loaded)
 
     @property
     def policy(self) -> Policy:
@@ -83,11 +83,16 @@ class PolicyService:
         return self._loaded.state(self._error)
 
     def use(self, choice: str) -> PolicyState:
-        """Put another policy in force. Raises PolicyError or NotFoundError, and then nothing has changed."""
-        self._loaded = self._load(choice)
-        self._error = None
-        self._remember(choice)
-        self._store.set_setting(_CHOICE, choice)
+        """Put another policy in force. Raises PolicyError, NotFoundError or StateError: nothing has changed then."""
+        seen, loaded = self._seen, self._load(choice)
+        try:
+            with self._store.transaction():
+                self._remember(choice, loaded)
+                self._store.set_setting(_CHOICE, choice)
+        except StateError:
+            self._seen = seen
+            raise
+        self._loaded, self._error = loaded, None
         self._events.emit("policy.used", f"Policy {self.policy.policy.name} is in force.", source=self._loaded.source)
         return self.state
 
@@ -112,7 +117,10 @@ class PolicyService:
         if loaded.text == self._loaded.text and not recovered:
             return False
         self._loaded = loaded
-        self._remember(str(path))
+        try:
+            self._remember(str(path), loaded)
+        except StateError as error:
+            self._events.emit("state.unwritable", f"{path} is in force, but not kept: {error}", level="error")
         self._events.emit("policy.reloaded", f"{path}: the changed policy is in force.", file=str(path))
         return True
 
@@ -157,6 +165,8 @@ class PolicyService:
         text = _read(path)
         return _Loaded(parse_policy(text, str(path)), text, str(path), path, time.time())
 
-    def _remember(self, choice: str) -> None:
-        if self._loaded.path is not None and self._error is None:
-            self._store.set_setting(f"{_LAST_GOOD}:{choice}", self._loaded.text)
+    def _remember(self, choice: str, loaded: _Loaded) -> None:
+        """Keep a good file's text, for a start at which the file is wrong."""
+        key = f"{_LAST_GOOD}:{choice}"
+        if loaded.path is not None and self._store.setting(key) != loaded.text:
+            self._store.set_setting(key, loaded.text)

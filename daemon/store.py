@@ -10,7 +10,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +87,34 @@ class Store:
 
     def close(self) -> None:
         """Checkpoint the write-ahead log and close."""
-        self._db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with suppress(sqlite3.OperationalError):  # a full disk: the next start reads the log
+            self._db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.conn.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Several writes as one: all of them, or none."""
-        with self._db.atomic():
+        """Several writes as one: all of them, or none. Raises StateError when they cannot be written."""
+        with self._told_plainly(), self._db.atomic():
             yield
 
+    @contextmanager
+    def _told_plainly(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise StateError(
+                f"The state directory {self.state_dir} cannot be written: {error}.",
+                hint="Nothing was changed. Free space on its file system and try again.",
+                retry_after_s=30.0,
+            ) from error
+
     def _put(self, table: str, row: dict[str, Any]) -> None:
-        self._db.table(table).insert(row, replace=True)
+        with self._told_plainly():
+            self._db.table(table).insert(row, replace=True)
+
+    def _execute(self, sql: str, *parameters: Any) -> None:
+        with self._told_plainly():
+            self._db.execute(sql, parameters)
 
     def _rows(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
         return list(self._db.query(sql, parameters))
@@ -126,9 +143,9 @@ class Store:
 
     def delete_task(self, name: str) -> None:
         """Remove a task with its rungs; patches and jobs stay as history."""
-        with self._db.atomic():
-            self._db.execute("delete from tasks where name = ?", [name])
-            self._db.execute("delete from rungs where task = ?", [name])
+        with self.transaction():
+            self._execute("delete from tasks where name = ?", name)
+            self._execute("delete from rungs where task = ?", name)
 
     # patches and rungs
 
@@ -153,7 +170,7 @@ class Store:
 
     def delete_patch(self, patch_id: str) -> None:
         """Forget a patch; its file is removed by the caller afterwards."""
-        self._db.execute("delete from patches where id = ?", [patch_id])
+        self._execute("delete from patches where id = ?", patch_id)
 
     def rungs(self) -> list[dict[str, Any]]:
         """The rungs in force: task, resolution, patch_id, accuracy, accuracy_samples, validation."""
@@ -165,7 +182,7 @@ class Store:
 
     def delete_rungs_of_patch(self, patch_id: str) -> None:
         """Take the rungs of a patch out of force."""
-        self._db.execute("delete from rungs where patch_id = ?", [patch_id])
+        self._execute("delete from rungs where patch_id = ?", patch_id)
 
     def patch_file(self, patch_id: str) -> Path:
         """Where a patch's tensors lie."""
@@ -286,12 +303,12 @@ class Store:
 
     def trim(self, keep_decisions: int, keep_events: int) -> None:
         """Drop the oldest decisions and events over the given numbers."""
-        with self._db.atomic():
-            self._db.execute(
+        with self.transaction():
+            self._execute(
                 "delete from decisions where id not in (select id from decisions order by time_s desc limit ?)",
-                [keep_decisions],
+                keep_decisions,
             )
-            self._db.execute("delete from events where id <= (select max(id) from events) - ?", [keep_events])
+            self._execute("delete from events where id <= (select max(id) from events) - ?", keep_events)
 
 
 class _EventData(BaseModel):

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from ..policies.decision import Ladder, Rung
-from ..policies.errors import BadInputError, ConflictError, NotFoundError
+from ..policies.errors import BadInputError, ConflictError, NotFoundError, StateError
 from ..policies.labels import imagenet_labels
 from ..policies.task import PatchMetadata, RungResult, TaskSpec
 from .api.schemas import CostView, PatchView, TaskCreate
@@ -227,12 +227,15 @@ class TaskService:
         return tuple(sorted(self._costs.values(), key=lambda cost: (cost.base, cost.resolution)))
 
     def put_costs(self, costs: tuple[CostView, ...]) -> None:
-        """Store measured costs and price the ladders anew."""
-        with self._store.transaction():
-            for cost in costs:
-                self._store.put_cost(cost)
-                self._costs[(cost.base, cost.resolution)] = cost
+        """Price the ladders anew with measured costs, and store them; those not stored are measured again one day."""
+        self._costs.update({(cost.base, cost.resolution): cost for cost in costs})
         self._rebuild()
+        try:
+            with self._store.transaction():
+                for cost in costs:
+                    self._store.put_cost(cost)
+        except StateError as error:
+            self._events.emit("state.unwritable", f"Measured costs are not kept: {error}", level="error")
 
     def unmeasured(self, base: str) -> tuple[int, ...]:
         """Resolutions that some task of this base may run at and whose cost is not known."""

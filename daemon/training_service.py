@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..policies.decision import TrainingPlan
-from ..policies.errors import BadInputError, ConflictError, NotFoundError, PatchdError
+from ..policies.errors import BadInputError, ConflictError, NotFoundError, PatchdError, StateError
 from ..policies.labels import imagenet_labels
-from ..policies.task import JobProgress, JobState, PatchKind, PatchMetadata, TrainSpec
+from ..policies.task import JobProgress, JobState, PatchKind, PatchMetadata, RungResult, TrainSpec
 from ..policies.threads import free_threads
 from ..policies.training_plan import HEAD_ONLY
 from .api.schemas import JobView, WorkerStatus
+from .backlog import Backlog
 from .deciding import DecisionService
 from .events import EventLog
 from .policy_service import PolicyService
@@ -41,9 +42,10 @@ from .workers.protocol import (
 )
 
 FINAL = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+RUNNABLE = (JobState.RUNNING, JobState.QUEUED)
 CRASHES_BEFORE_FAILURE = 3  # in a row without a finished slice between them
 CRASH_PAUSE_S = 2.0
-STORAGE_PAUSE_S = 30.0
+STORAGE_PAUSE_S = 10.0
 THREADS_WRONG_TURNS = 2  # in a row, before a slice gives way to one with as many threads as there is room for
 
 
@@ -63,6 +65,8 @@ class TrainingService:
         self._deciding, self._policies, self._threads = deciding, policies, threads
         self._worker = WorkerProcess("training", self._on_message, self._on_exit)
         self._jobs = {job.id: job for job in store.jobs()}
+        self._unsaved: Backlog[str] = Backlog(lambda job_id: store.put_job(self._jobs[job_id]))
+        self._untold = False  # a finished rung could not be registered; the worker tells it again when it starts
         self._active: str | None = None
         self._slice_plan: TrainingPlan | None = None
         self._slice_threads = 1
@@ -151,7 +155,7 @@ class TrainingService:
         job = self._open(job_id)
         self._update(job, state=JobState.CANCELLED)
         self._yield(job_id)
-        if self._active != job_id:
+        if self._active != job_id or self._slice_plan is None:  # else when the slice in hand has ended
             self._forget_checkpoint(job_id)
         self._events.emit("job.cancelled", f"Job {job_id} is cancelled.", job=job_id)
         return self.job(job_id)
@@ -194,6 +198,7 @@ class TrainingService:
 
     async def _advance(self) -> None:
         plan = self._plan()
+        self._unsaved.flush()
         if self._slice_plan is not None:
             self._threads_wrong = self._threads_wrong + 1 if self._threads_now() != self._slice_threads else 0
             replanned = (plan.reach, plan.fraction) != (self._slice_plan.reach, self._slice_plan.fraction)
@@ -213,21 +218,19 @@ class TrainingService:
         except PatchdError as error:
             if self._stopping:
                 return
-            self._events.emit("job.delayed", f"Job {job.id} waits: {error}", level="error", job=job.id)
-            self._not_before_s = time.monotonic() + (error.retry_after_s or CRASH_PAUSE_S)
+            self._delay(job, str(error), error.retry_after_s or CRASH_PAUSE_S)
 
     async def _run(self, job: JobView, plan: TrainingPlan) -> None:
-        if self._worker.running and self._active != job.id:
+        if self._worker.running and (self._active != job.id or self._untold):
             self._expected_exit = True
             await self._worker.stop(5.0)
         if not self._worker.running:
-            self._expected_exit = False
+            checkpoint = self._checkpoint_dir(job.id)
+            self._expected_exit = self._untold = False
             await self._worker.start(self._threads)
-            if self._stopping:
+            if self._stopping or self._jobs[job.id].state not in RUNNABLE:  # paused or cancelled meanwhile
                 return
             self._active = job.id
-            checkpoint = self._store.jobs_dir / job.id
-            checkpoint.mkdir(mode=0o700, exist_ok=True)
             self._worker.send(
                 StartJob(
                     job_id=job.id,
@@ -245,8 +248,22 @@ class TrainingService:
             self._update(self._jobs[job.id], state=JobState.RUNNING)
             self._events.emit("job.started", f"Job {job.id} trains.", job=job.id, reach=plan.reach)
 
+    def _checkpoint_dir(self, job_id: str) -> Path:
+        """The job's own directory, made where it is missing. Raises StateError."""
+        directory = self._store.jobs_dir / job_id
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StateError(f"{directory} cannot be made: {error.strerror}.", retry_after_s=STORAGE_PAUSE_S) from error
+        return directory
+
+    def _delay(self, job: JobView, why: str, seconds: float) -> None:
+        self._not_before_s = time.monotonic() + seconds
+        text = f"Job {job.id} tries again in {seconds:.0f} s: {why}"
+        self._events.emit("job.delayed", text, level="error", job=job.id)
+
     def _next(self) -> JobView | None:
-        runnable = [job for job in self._jobs.values() if job.state in (JobState.RUNNING, JobState.QUEUED)]
+        runnable = [job for job in self._jobs.values() if job.state in RUNNABLE]
         running = [job for job in runnable if job.id == self._active]
         return running[0] if running else next(iter(runnable), None)
 
@@ -306,6 +323,8 @@ class TrainingService:
                 self._slice_ended(job, message)
                 self._jobs[job.id] = self._jobs[job.id].model_copy(update={"progress": message.progress})
                 self._update(self._jobs[job.id])
+            case JobDone() if self._untold:
+                self._slice_ended(job, message)
             case JobDone():
                 self._slice_ended(job, message)
                 if self._jobs[job.id].state is not JobState.CANCELLED:
@@ -314,13 +333,7 @@ class TrainingService:
                 self._forget_checkpoint(job.id)
             case SliceFailed():
                 self._slice_plan = None
-                self._not_before_s = time.monotonic() + STORAGE_PAUSE_S
-                self._events.emit(
-                    "job.delayed",
-                    f"Job {job.id} tries again in {STORAGE_PAUSE_S:.0f} s: {message.message}",
-                    level="error",
-                    job=job.id,
-                )
+                self._delay(job, message.message, STORAGE_PAUSE_S)
             case JobFailed():
                 self._slice_plan = None
                 self._update(job, state=JobState.FAILED, error=message.message)
@@ -334,14 +347,24 @@ class TrainingService:
             return  # sent again after a restart
         metadata = PatchMetadata.model_validate_json(message.metadata_json)
         try:
-            result = self._tasks.take_result(message.result, metadata)
-        except PatchdError as error:
-            result = message.result.model_copy(update={"note": str(error)})
-            self._events.emit("patch.refused", str(error), level="warning", job=job.id)
-        self._store.put_job_result(job.id, result)
+            result = self._take(message.result, metadata, job.id)
+        except StateError as error:
+            self._untold = True
+            self._delay(job, str(error), STORAGE_PAUSE_S)
+            return
         others = tuple(r for r in job.results if r.resolution != result.resolution)
         self._jobs[job.id] = job.model_copy(update={"results": (*others, result)})
         self._deciding.refresh()
+
+    def _take(self, made: RungResult, metadata: PatchMetadata, job_id: str) -> RungResult:
+        """Register a rung's patch and keep the job's result. Raises StateError where neither could be stored."""
+        try:
+            result = self._tasks.take_result(made, metadata)
+        except (BadInputError, NotFoundError) as error:  # the task has gone or is another one by now
+            result = made.model_copy(update={"note": str(error)})
+            self._events.emit("patch.refused", str(error), level="warning", job=job_id)
+        self._store.put_job_result(job_id, result)
+        return result
 
     def _slice_ended(self, job: JobView, message: SliceDone | JobDone) -> None:
         self._slice_plan, self._crashes = None, 0
@@ -392,6 +415,5 @@ class TrainingService:
             changes["state"] = state
         if error is not None:
             changes["error"] = error
-        updated = job.model_copy(update=changes)
-        self._store.put_job(updated)
-        self._jobs[job.id] = updated
+        self._jobs[job.id] = job.model_copy(update=changes)
+        self._unsaved.put(job.id)

@@ -32,6 +32,7 @@ STATUS = {
     "busy": 503,
     "worker_crashed": 503,
     "unavailable": 503,
+    "bad_state": 507,
 }
 
 Handler = Callable[["Context"], Awaitable[BaseModel | Response]]

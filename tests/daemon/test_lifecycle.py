@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.resources import files
 from pathlib import Path
 
+import psutil
 import pytest
-from patchd.daemon.api.schemas import DecisionList, JobView, TaskCreate
-from patchd.policies.errors import PatchdError, WorkerCrashedError
+from patchd.daemon.api.schemas import DecisionList, JobView, TaskCreate, TraceReplay
+from patchd.policies.errors import PatchdError, StateError, WorkerCrashedError
 from patchd.policies.task import JobState, TrainSpec
 from running import RunningDaemon, alive
 
@@ -201,6 +203,43 @@ def test_a_training_job_goes_on_after_kill_9_of_worker_and_daemon(tmp_path: Path
         assert "worker.crashed" in kinds
         assert "job.recovered" in kinds
         assert not list((daemon.state / "jobs").iterdir())
+
+
+def test_a_full_disk_stops_neither_deciding_nor_serving_and_loses_nothing(
+    fresh: RunningDaemon, photographs: dict[str, Path]
+) -> None:
+    fresh.client.add_task(DIGITS)
+    job = fresh.client.submit(SMALL)
+    fresh.until(lambda: fresh.client.job(job.id).progress.step >= 3, 60)
+    daemon = psutil.Process(fresh.pid)
+    unlimited = daemon.rlimit(psutil.RLIMIT_FSIZE)
+    daemon.rlimit(psutil.RLIMIT_FSIZE, (4096, unlimited[1]))  # no file may grow beyond 4 KiB: SQLite's writes fail
+    other = DIGITS.model_copy(update={"name": "other"})
+    with pytest.raises(StateError, match=r"cannot be written.*Nothing was changed"):
+        fresh.client.add_task(other)
+    with pytest.raises(StateError, match=r"cannot be written.*Nothing was changed"):
+        fresh.client.use_policy(name="powersave")
+    assert fresh.client.status().policy.name == "steady"
+    assert {task.spec.name for task in fresh.client.tasks().tasks} == {"imagenet", "digits"}
+    assert fresh.client.infer("imagenet", photographs["flower"].read_bytes()).predictions[0].label == "daisy"
+    fresh.until(lambda: list((fresh.state / "patches").iterdir()), 100)
+    fresh.until(lambda: fresh.client.status().workers[1].state == "ready", 20)  # told of it, but could not register it
+    assert fresh.client.job(job.id).state is JobState.RUNNING
+    assert fresh.client.job(job.id).results == ()
+    trace = (files("patchd.policies") / "traces" / "demo.jsonl").read_text()
+    fresh.client.start_trace(TraceReplay(jsonl=trace, name="demo", speed=10))
+    fresh.until(lambda: fresh.client.snapshot().source == "trace:demo", 10)
+    daemon.rlimit(psutil.RLIMIT_FSIZE, unlimited)
+    done = fresh.until(lambda: finished(fresh, job.id), 60)
+    assert done.state is JobState.DONE
+    assert [result.published for result in done.results] == [True]
+    fresh.client.add_task(other)
+    fresh.kill()
+    fresh.start()
+    assert fresh.client.job(job.id).state is JobState.DONE
+    kinds = [event.kind for event in fresh.client.events().events]
+    assert kinds.index("job.delayed") < kinds.index("job.done")
+    assert "trace.started" in kinds
 
 
 def test_a_job_can_be_paused_resumed_and_cancelled(fresh: RunningDaemon) -> None:
