@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..policies.snapshot import Frozen
 from ..policies.task import PatchMetadata, RungResult
+from .durable import write_durably
 
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
@@ -47,20 +47,10 @@ class Checkpoint:
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
-    """Write durably: killed at any moment, either the old or the new checkpoint is whole."""
-    temporary = directory / "checkpoint.tmp"
+    """Write durably: killed at any moment, either the old or the new checkpoint is whole. Raises StateError."""
     tensors = {name: tensor.detach().contiguous() for name, tensor in checkpoint.tensors.items()}
-    save_file(tensors, temporary, {"position": checkpoint.position.model_dump_json()})
-    descriptor = os.open(temporary, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-    current = directory / CURRENT
-    if current.exists():
-        current.replace(directory / PREVIOUS)
-    temporary.replace(current)
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(folder)
-    os.close(folder)
+    data = save(tensors, {"position": checkpoint.position.model_dump_json()})
+    write_durably(directory / CURRENT, data, keep=directory / PREVIOUS)
 
 
 def load_checkpoint(directory: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from ...models.bases import load_base
 from ...models.checkpoint import Finished
 from ...models.trainer import Trainer
-from ...policies.errors import PatchdError
+from ...policies.errors import PatchdError, StateError
 from ...policies.task import JobProgress
 from .channel import Channel
 from .lifetime import tie_to_parent
@@ -48,15 +47,13 @@ class TrainingWorker:
                     self._run(message)
                 elif message.type == "stop":
                     return
+            except StateError as error:  # a full disk, most likely; the last checkpoint stands
+                self._channel.send(SliceFailed(message=str(error)))
             except PatchdError as error:
                 self._channel.send(JobFailed(code=error.code, message=str(error)))
             except (MemoryError, RuntimeError) as error:
                 # torch reports exhausted memory as a RuntimeError
                 self._channel.send(JobFailed(code="training_failed", message=f"Training stopped: {error}"))
-            except (BrokenPipeError, ConnectionResetError):
-                raise
-            except (OSError, SafetensorError) as error:  # a full disk, most likely; the last checkpoint stands
-                self._channel.send(SliceFailed(message=f"the training worker cannot write: {error}"))
 
     def _start(self, message: StartJob) -> None:
         self._trainer = Trainer(

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import struct
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor
 from ...policies.errors import NotFoundError, PatchMismatchError
 from ...policies.task import PatchMetadata
 from ..bases import Base
+from ..durable import write_durably
 from .kind import kind_tensors
 from .shapes import tensor_of
 
@@ -49,27 +49,13 @@ def save_patch(patch: Patch, directory: Path) -> tuple[str, Path]:
     """Write `patch` to `directory`/<sha256>.safetensors so that a crash leaves the whole file or none.
 
     Returns the sha256 of the file, which is the patch's id, and its path. Equal patches give equal bytes.
+    Raises StateError when it cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in patch.tensors.items()}
     data = save_tensors(tensors, {METADATA_KEY: patch.metadata.model_dump_json()})
     patch_id = hashlib.sha256(data).hexdigest()
     path = directory / f"{patch_id}.safetensors"
-    descriptor, name = tempfile.mkstemp(prefix=".patch-", suffix=".tmp", dir=directory)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_durably(path, data)
     return patch_id, path
 
 

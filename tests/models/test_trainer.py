@@ -248,7 +248,7 @@ def test_a_slice_that_cannot_be_written_leaves_the_job_standing_and_the_next_one
     worker.channel.send(RunSlice(seconds=0.2, plan=PLAN, threads=2))
     failed = worker.until(SliceFailed, SliceDone)
     assert isinstance(failed, SliceFailed)
-    assert "cannot write" in failed.message
+    assert "cannot be written: No such file" in failed.message
     hidden.rename(bench.checkpoints)
     worker.channel.send(RunSlice(seconds=600, plan=PLAN, threads=2))
     told = worker.until(RungDone)
