@@ -32,12 +32,12 @@ from .events import EventLog
 from .inference_service import InferenceService
 from .monitor.monitor import Monitor
 from .policy_service import PolicyService
+from .services import Services
 from .store import StateLock, Store
 from .task_service import TaskService
 from .training_service import TrainingService
 
 DRAIN_S = 7.0  # SIGTERM must end in 10 s: this long for work in flight, the rest for closing
-HEALTHY_PERIODS = 10  # the decision loop may miss this many turns before the watchdog is left unfed
 CLEAN_UP_S = 3600
 POLICY_CHECK_S = 2
 KEEP_ALIVE_CHECK_S = 5
@@ -85,7 +85,9 @@ class Daemon:
             proc_root=config.proc_root, sys_root=config.sys_root, state_dir=state_dir, worker_pids=self._worker_pids
         )
         threads = config.threads or usable_threads(self.monitor.usable_cores())
-        self.deciding = DecisionService(self.store, self.events, self.policies, self.tasks, self.monitor)
+        self.deciding = DecisionService(
+            self.store, self.events, self.policies, self.tasks, self.monitor, config.sample_period_s
+        )
         self.inference = InferenceService(
             self.tasks,
             self.deciding,
@@ -133,12 +135,6 @@ class Daemon:
         self.events.emit("daemon.stopped", f"patchd stopped after {time.monotonic() - began:.1f} s.")
         self.store.close()
         self._lock.release()
-
-    def check_health(self) -> None:
-        """Raises UnavailableError when the decision loop has stopped turning."""
-        silent_s = time.monotonic() - self.deciding.last_tick_s
-        if silent_s > HEALTHY_PERIODS * self.config.sample_period_s + 1.0:
-            raise UnavailableError(f"The decision loop has not turned for {silent_s:.0f} s.", retry_after_s=5.0)
 
     def _reload(self) -> None:
         if self.policies.reload_if_changed():
@@ -195,7 +191,7 @@ class Daemon:
 
     async def _feed_watchdog(self) -> None:
         try:
-            self.check_health()
+            self.deciding.check_health()
         except UnavailableError as error:
             logging.getLogger("patchd").error("the watchdog is not fed: %s", error)
             return
@@ -203,11 +199,25 @@ class Daemon:
 
     # the API
 
+    def _services(self) -> Services:
+        return Services(
+            store=self.store,
+            events=self.events,
+            policies=self.policies,
+            tasks=self.tasks,
+            deciding=self.deciding,
+            inference=self.inference,
+            training=self.training,
+            state_dir=self.state_dir,
+            socket_path=self.socket_path,
+            started_s=self.started_s,
+        )
+
     def _server_config(self) -> uvicorn.Config:
         admins = frozenset(self.config.admin_users)
         routes = [
             StarletteRoute(route.path, endpoint(route, self.config.max_body_bytes, admins), methods=[route.method])
-            for route in Routes(self).table()
+            for route in Routes(self._services()).table()
         ]
         app = Starlette(
             routes=routes,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..policies.decide import decide
 from ..policies.decision import Decision, RungDecision
-from ..policies.errors import NotFoundError
+from ..policies.errors import NotFoundError, UnavailableError
 from ..policies.explain import sentences
 from ..policies.ladder import choose_rung
 from ..policies.rules import PolicyState as RuleMemory
@@ -24,15 +24,23 @@ from .policy_service import PolicyService
 from .store import Store, Stored
 from .task_service import TaskService
 
+HEALTHY_PERIODS = 10  # turns that may be missed before the watchdog is left unfed
+
 
 class DecisionService:
     """Holds the snapshot and the decision in force; `tick` is called once a sampling period."""
 
     def __init__(
-        self, store: Store, events: EventLog, policies: PolicyService, tasks: TaskService, monitor: Monitor
+        self,
+        store: Store,
+        events: EventLog,
+        policies: PolicyService,
+        tasks: TaskService,
+        monitor: Monitor,
+        period_s: float,
     ) -> None:
         self._store, self._events, self._policies, self._tasks = store, events, policies, tasks
-        self._monitor = monitor
+        self._monitor, self._period_s = monitor, period_s
         self._player = TracePlayer()
         self._memory: RuleMemory = initial_state()
         self._policy_hash = policies.state.sha256
@@ -43,7 +51,7 @@ class DecisionService:
         self._listeners: list[Callable[[Decision], None]] = []
         self.snapshot: Snapshot | None = None
         self.current: Decision | None = None
-        self.last_tick_s = time.monotonic()
+        self._last_tick_s = time.monotonic()
 
     def on_change(self, listener: Callable[[Decision], None]) -> None:
         """Call `listener` with every decision that differs from the one before."""
@@ -58,7 +66,13 @@ class DecisionService:
         if playing is not None and self._player.name is None:
             self._events.emit("trace.ended", f"The trace {playing} has ended; the device's own signals count again.")
         self.refresh()
-        self.last_tick_s = time.monotonic()
+        self._last_tick_s = time.monotonic()
+
+    def check_health(self) -> None:
+        """Raises UnavailableError when the loop has stopped turning."""
+        silent_s = time.monotonic() - self._last_tick_s
+        if silent_s > HEALTHY_PERIODS * self._period_s + 1.0:
+            raise UnavailableError(f"The decision loop has not turned for {silent_s:.0f} s.", retry_after_s=5.0)
 
     def refresh(self) -> None:
         """Decide anew on the snapshot in hand: a policy, a task or a measured cost has changed."""

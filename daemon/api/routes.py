@@ -9,7 +9,6 @@ import struct
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from starlette.responses import FileResponse, Response, StreamingResponse
@@ -20,26 +19,24 @@ from ...policies.errors import BadInputError, ConflictError, NotFoundError, Patc
 from ...policies.snapshot import Snapshot
 from ...policies.task import PatchMetadata, TrainSpec
 from ..inference_service import Input
+from ..services import Services
 from . import schemas as s
 from .routing import Context, Route, dumps, explain_validation, openapi
-
-if TYPE_CHECKING:
-    from ..app import Daemon
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp")
 KEEPALIVE_S = 15.0  # a comment line on idle event streams, so that dead listeners are noticed
 
 
 class Routes:
-    """The handlers, bound to one daemon."""
+    """The handlers, bound to one daemon's services."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._d = daemon
+    def __init__(self, services: Services) -> None:
+        self._s = services
 
     # the daemon
 
     async def status(self, _: Context) -> s.Status:
-        d = self._d
+        d = self._s
         return s.Status(
             version=__version__,
             pid=os.getpid(),
@@ -58,13 +55,13 @@ class Routes:
         )
 
     async def health(self, _: Context) -> Response:
-        self._d.check_health()
+        self._s.deciding.check_health()
         return Response('{"healthy":true}', media_type="application/json")
 
     async def snapshot(self, _: Context) -> Snapshot:
-        if self._d.deciding.snapshot is None:
+        if self._s.deciding.snapshot is None:
             raise NotFoundError("The device has not been sampled yet.", hint="Ask again in a second.")
-        return self._d.deciding.snapshot
+        return self._s.deciding.snapshot
 
     async def openapi(self, _: Context) -> Response:
         return Response(dumps(openapi(self.table(), __version__)), media_type="application/json")
@@ -73,74 +70,74 @@ class Routes:
 
     async def decisions(self, c: Context) -> s.DecisionList:
         limit = c.number("limit", 20, 1, 1000)
-        return s.DecisionList(decisions=tuple(self._d.store.decisions(limit or 20)))
+        return s.DecisionList(decisions=tuple(self._s.store.decisions(limit or 20)))
 
     async def decision(self, c: Context) -> Decision:
-        return self._d.deciding.explain(decision_id=c.path("id")).decision
+        return self._s.deciding.explain(decision_id=c.path("id")).decision
 
     async def explain(self, c: Context) -> s.Explain:
         decision_id, request_id, at = c.text("decision"), c.text("request"), c.real("at")
         if sum(given is not None for given in (decision_id, request_id, at)) > 1:
             raise BadInputError("Give only one of decision, request and at.")
         if request_id is not None:
-            decision_id = self._d.inference.decision_of(request_id)
-        return self._d.deciding.explain(decision_id=decision_id, time_s=at)
+            decision_id = self._s.inference.decision_of(request_id)
+        return self._s.deciding.explain(decision_id=decision_id, time_s=at)
 
     # policies
 
     async def policies(self, _: Context) -> s.PolicyList:
-        return self._d.policies.listing()
+        return self._s.policies.listing()
 
     async def policy(self, c: Context) -> s.PolicyText:
-        return self._d.policies.text(c.path("name"))
+        return self._s.policies.text(c.path("name"))
 
     async def use_policy(self, c: Context) -> s.PolicyState:
         choice = c.body.path or c.body.name
         if (c.body.path is None) == (c.body.name is None):
             raise BadInputError("Give either the name of a policy or the path of a file.")
-        state = self._d.policies.use(choice)
-        self._d.deciding.refresh()
+        state = self._s.policies.use(choice)
+        self._s.deciding.refresh()
         return state
 
     # tasks
 
     def _task_view(self, name: str) -> s.TaskView:
-        spec = self._d.tasks.task(name)
+        spec = self._s.tasks.task(name)
         return s.TaskView(
             spec=spec,
-            created_s=self._d.tasks.tasks[name][1],
-            ladder=self._d.tasks.ladders.get(name),
-            predictions=self._d.inference.predictions_of(name),
+            created_s=self._s.tasks.tasks[name][1],
+            ladder=self._s.tasks.ladders.get(name),
+            predictions=self._s.inference.predictions_of(name),
         )
 
     async def tasks(self, _: Context) -> s.TaskList:
-        return s.TaskList(tasks=tuple(self._task_view(name) for name in self._d.tasks.tasks))
+        return s.TaskList(tasks=tuple(self._task_view(name) for name in self._s.tasks.tasks))
 
     async def task(self, c: Context) -> s.TaskView:
         return self._task_view(c.path("name"))
 
     async def add_task(self, c: Context) -> s.TaskView:
-        labels = await asyncio.to_thread(self._d.tasks.find_labels, c.body)
-        spec = self._d.tasks.create(c.body, labels)
-        self._d.deciding.refresh()
+        labels = await asyncio.to_thread(self._s.tasks.find_labels, c.body)
+        spec = self._s.tasks.create(c.body, labels)
+        self._s.deciding.refresh()
         return self._task_view(spec.name)
 
     async def remove_task(self, c: Context) -> s.Deleted:
         name = c.path("name")
-        open_jobs = self._d.training.jobs_of(name)
+        open_jobs = self._s.training.jobs_of(name)
         if open_jobs:
             raise ConflictError(
                 f"Job {open_jobs[0].id} still trains task '{name}'.",
                 hint=f"Cancel it first: patchctl train cancel {open_jobs[0].id}",
             )
-        self._d.tasks.remove(name)
-        self._d.deciding.refresh()
+        self._s.tasks.remove(name)
+        self._s.deciding.refresh()
         return s.Deleted(deleted=name)
 
     # predictions
 
     async def infer(self, c: Context) -> s.InferAnswer:
-        self._d.tasks.task(c.path("name"))  # an unknown task is refused before its body is read
+        self._s.tasks.task(c.path("name"))  # an unknown task is refused before its body is read
         resolution = c.number("resolution", None, 1, 4096)
         top_k = c.number("top_k", 5, 1, 1000) or 5
         media = c.request.headers.get("content-type", "").split(";")[0].strip().lower()
@@ -158,19 +155,19 @@ class Routes:
             )
         if not body:
             raise BadInputError("The request body is empty.", hint="Send an image or a tensor.")
-        return await self._d.inference.infer(c.path("name"), given, top_k=top_k, resolution=resolution)
+        return await self._s.inference.infer(c.path("name"), given, top_k=top_k, resolution=resolution)
 
     # patches
 
     async def patches(self, c: Context) -> s.PatchList:
-        return s.PatchList(patches=self._d.tasks.patches(c.text("task")))
+        return s.PatchList(patches=self._s.tasks.patches(c.text("task")))
 
     async def patch(self, c: Context) -> s.PatchView:
-        return self._d.tasks.patch(c.path("id"))
+        return self._s.tasks.patch(c.path("id"))
 
     async def patch_file(self, c: Context) -> Response:
-        patch = self._d.tasks.patch(c.path("id"))
-        path = self._d.store.patch_file(patch.id)
+        patch = self._s.tasks.patch(c.path("id"))
+        path = self._s.store.patch_file(patch.id)
         if not path.exists():
             raise NotFoundError(f"The file of patch {patch.id[:12]} is missing from {path.parent}.")
         return FileResponse(path, media_type="application/octet-stream", filename=path.name)
@@ -179,53 +176,53 @@ class Routes:
         data = await c.raw()
         metadata = _patch_metadata(data)
         patch_id = hashlib.sha256(data).hexdigest()
-        target = self._d.store.patch_file(patch_id)
+        target = self._s.store.patch_file(patch_id)
         fresh = not target.exists()
         if fresh:
             await asyncio.to_thread(_write_durably, target, data)
         try:
-            self._d.tasks.check_fits(metadata)
-            await self._d.inference.check_patch(metadata.base, target)
-            self._d.tasks.add_patch(patch_id, len(data), metadata)
+            self._s.tasks.check_fits(metadata)
+            await self._s.inference.check_patch(metadata.base, target)
+            self._s.tasks.add_patch(patch_id, len(data), metadata)
         except Exception:
             if fresh:
                 target.unlink(missing_ok=True)
             raise
-        self._d.deciding.refresh()
-        return self._d.tasks.patch(patch_id)
+        self._s.deciding.refresh()
+        return self._s.tasks.patch(patch_id)
 
     async def remove_patch(self, c: Context) -> s.Deleted:
-        deleted = self._d.tasks.remove_patch(c.path("id"))
-        self._d.deciding.refresh()
+        deleted = self._s.tasks.remove_patch(c.path("id"))
+        self._s.deciding.refresh()
         return s.Deleted(deleted=deleted)
 
     # training
 
     async def submit(self, c: Context) -> s.JobView:
-        return self._d.training.submit(c.body)
+        return self._s.training.submit(c.body)
 
     async def jobs(self, _: Context) -> s.JobList:
-        return s.JobList(jobs=self._d.training.jobs())
+        return s.JobList(jobs=self._s.training.jobs())
 
     async def job(self, c: Context) -> s.JobView:
-        return self._d.training.job(c.path("id"))
+        return self._s.training.job(c.path("id"))
 
     async def pause(self, c: Context) -> s.JobView:
-        return self._d.training.pause(c.path("id"))
+        return self._s.training.pause(c.path("id"))
 
     async def resume(self, c: Context) -> s.JobView:
-        return self._d.training.resume(c.path("id"))
+        return self._s.training.resume(c.path("id"))
 
     async def cancel(self, c: Context) -> s.JobView:
-        return self._d.training.cancel(c.path("id"))
+        return self._s.training.cancel(c.path("id"))
 
     # profile and events
 
     async def profile(self, _: Context) -> s.Profile:
-        return s.Profile(costs=self._d.tasks.costs, requests=self._d.inference.latencies())
+        return s.Profile(costs=self._s.tasks.costs, requests=self._s.inference.latencies())
 
     async def run_profile(self, c: Context) -> s.Profile:
-        await self._d.inference.profile(c.body.base, c.body.resolutions, c.body.repeats)
+        await self._s.inference.profile(c.body.base, c.body.resolutions, c.body.repeats)
         return await self.profile(c)
 
     async def events(self, c: Context) -> s.EventList:
@@ -234,15 +231,15 @@ class Routes:
         level = c.text("level")
         if level not in (None, "info", "warning", "error"):
             raise BadInputError(f"There is no level '{level}'.", hint="Levels: info, warning, error.")
-        return s.EventList(events=tuple(self._d.store.events(since, limit, level, c.text("kind"))))
+        return s.EventList(events=tuple(self._s.store.events(since, limit, level, c.text("kind"))))
 
     async def event_stream(self, c: Context) -> Response:
         since = c.number("since", None, 0, 2**53)
-        start = self._d.store.last_event_id() if since is None else since
+        start = self._s.store.last_event_id() if since is None else since
         return StreamingResponse(self._server_sent(start), media_type="text/event-stream")
 
     async def _server_sent(self, since: int) -> AsyncIterator[str]:
-        follow = self._d.events.follow(since)
+        follow = self._s.events.follow(since)
         yield ": patchd events\n\n"
         pending: asyncio.Future[s.Event] = asyncio.ensure_future(anext(follow))
         try:
@@ -263,13 +260,13 @@ class Routes:
     # traces
 
     async def trace(self, _: Context) -> s.TraceState:
-        return self._d.deciding.trace_state()
+        return self._s.deciding.trace_state()
 
     async def play(self, c: Context) -> s.TraceState:
-        return self._d.deciding.play(c.body)
+        return self._s.deciding.play(c.body)
 
     async def stop_trace(self, _: Context) -> s.TraceState:
-        return self._d.deciding.stop_trace()
+        return self._s.deciding.stop_trace()
 
     def table(self) -> tuple[Route, ...]:
         """Every route of the API."""

@@ -1,0 +1,30 @@
+"""The services of one running daemon, as the API sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .deciding import DecisionService
+from .events import EventLog
+from .inference_service import InferenceService
+from .policy_service import PolicyService
+from .store import Store
+from .task_service import TaskService
+from .training_service import TrainingService
+
+
+@dataclass(frozen=True)
+class Services:
+    """Each owns one matter; together with where the daemon lives and since when (Unix time, seconds)."""
+
+    store: Store
+    events: EventLog
+    policies: PolicyService
+    tasks: TaskService
+    deciding: DecisionService
+    inference: InferenceService
+    training: TrainingService
+    state_dir: Path
+    socket_path: Path
+    started_s: float
