@@ -54,9 +54,9 @@ imports: $(STAMP) ## Check that the arrows between the packages are those of the
 docs: $(STAMP) ## Rewrite the generated parts of docs/ from the code
 	$(BIN)/python -m patchd.daemon.cli.docs
 
-bench: $(STAMP) ## Run the benchmarks (about 13 minutes); tables here, JSON in build/bench
+bench: $(STAMP) ## Run the benchmarks (about 16 minutes); tables here, JSON in build/bench
 	@mkdir -p build/bench
-	@for name in status predict threads reaction idle; do \
+	@for name in status predict engines threads reaction idle; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py --output build/bench/$$name.json; done
 
 clean: ## Remove the virtual environment and everything generated
@@ -71,7 +71,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu it comes with the package python3-venv." >&2; \
 	  rm -rf $(VENV); exit 1; }
 	@echo "Installing patchd and its dependencies into $(VENV) (torch is large: this takes a while the first time) ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev,openvino]'
 	@touch $@
 
 $(LINKS)/patchd:

@@ -18,7 +18,8 @@ from patchd.daemon.api.schemas import InferAnswer
 from patchd.daemon.client import PatchdClient
 from patchd.daemon.worker_process import ALLOCATOR
 from patchd.models.bases import load_base
-from patchd.models.engine import TorchEngine
+from patchd.models.engine import Engine, TorchEngine
+from patchd.models.openvino_engine import OpenVinoEngine
 from patchd.models.preprocessing import decode_image, needed_side, to_input
 from patchd.policies.task import Preprocessing
 
@@ -38,7 +39,7 @@ class Case:
     call: Callable[[], int]
 
 
-def cases(client: PatchdClient, engine: TorchEngine, resolution: int) -> list[Case]:
+def cases(client: PatchdClient, engine: Engine, resolution: int) -> list[Case]:
     """The three forms of input at one resolution."""
     pre = Preprocessing()
     jpeg = sample_photograph().read_bytes()
@@ -120,8 +121,9 @@ def main() -> None:
     rows, result = [], []
     with running_daemon() as daemon:
         daemon.client.infer("imagenet", sample_photograph().read_bytes())  # starts the worker
-        threads = next(w.threads for w in daemon.client.status().workers if w.name == "inference") or 1
-        engine = TorchEngine(load_base("lite0"), threads)
+        worker = next(w for w in daemon.client.status().workers if w.name == "inference")
+        threads, base = worker.threads or 1, load_base("lite0")
+        engine: Engine = TorchEngine(base, threads) if worker.engine == "torch" else OpenVinoEngine(base, threads)
         for resolution in RESOLUTIONS:
             for case in cases(daemon.client, engine, resolution):
                 found = measure(case, arguments.repeats)
@@ -132,8 +134,9 @@ def main() -> None:
                 result.append({"resolution": resolution, "input": case.name, "ms": times, "ratio": ratio})
     header = ("side", "input", "socket ms", "in daemon ms", "its network ms", "in process ms", "ratio")
     print_table(header, rows)
-    print(f"\nmedians of {arguments.repeats}, {threads} threads on either side; ratio = socket / in process")
-    finish("predict", {"threads": threads, "cases": result}, arguments.output)
+    setting = f"{worker.engine}, {threads} threads on either side"
+    print(f"\nmedians of {arguments.repeats}, {setting}; ratio = socket / in process")
+    finish("predict", {"engine": worker.engine, "threads": threads, "cases": result}, arguments.output)
 
 
 if __name__ == "__main__":

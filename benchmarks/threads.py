@@ -1,8 +1,8 @@
 """What other work on the processors costs a prediction, with a fixed number of threads and with patchd's own choice.
 
 The same network at 224 px, batch 1, beside 0, 1 and as many programs as there are processors that do nothing but
-compute. The peers are processes of torch's own with one thread and with one a processor; patchd's figure is its
-worker's network time. Each has the machine for itself but for the computing programs.
+compute. The peers are processes of torch's own with one thread and with one a processor; patchd's figures are its
+worker's network times, with either engine. Each has the machine for itself but for the computing programs.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
-from common import end, finish, parser, print_table, running_daemon, spread
+from common import RunningDaemon, end, finish, parser, print_table, running_daemon, sample_photograph, spread
 from patchd.daemon.worker_process import ALLOCATOR
 from patchd.models.bases import load_base
 from patchd.models.engine import TorchEngine
@@ -54,6 +56,26 @@ def child(threads: int, repeats: int) -> None:
     print(json.dumps(runs[WARM_UPS:]))
 
 
+@contextmanager
+def daemon_with(engine: str) -> Iterator[RunningDaemon]:
+    """A daemon whose worker runs `engine`, started and calibrated while nothing else computes."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.toml"
+        config.write_text(f'policy = "performance"\nengine = "{engine}"\n')
+        with running_daemon("--config", str(config)) as daemon:
+            daemon.client.infer("imagenet", sample_photograph().read_bytes())
+            yield daemon
+
+
+def asked(daemon: RunningDaemon, tensor: bytes, repeats: int) -> list[float]:
+    """Milliseconds of the network in the daemon's worker, request after request."""
+    runs = [
+        daemon.client.infer_tensor("imagenet", tensor, (3, SIDE, SIDE), "FP32", resolution=SIDE)
+        for _ in range(WARM_UPS + repeats)
+    ]
+    return [run.timing.network_ms for run in runs[WARM_UPS:]]
+
+
 def main() -> None:
     """Run the benchmark."""
     made = parser(__doc__)
@@ -66,20 +88,12 @@ def main() -> None:
     processors = len(os.sched_getaffinity(0))
     tensor = torch.zeros(3, SIDE, SIDE).numpy().tobytes()
     rows, result = [], []
-    with running_daemon("--policy", "performance") as daemon:
-
-        def ours() -> list[float]:
-            runs = [
-                daemon.client.infer_tensor("imagenet", tensor, (3, SIDE, SIDE), "FP32", resolution=SIDE)
-                for _ in range(WARM_UPS + arguments.repeats)
-            ]
-            return [run.timing.network_ms for run in runs[WARM_UPS:]]
-
-        ours()  # starts and calibrates the worker
+    with daemon_with("torch") as by_torch, daemon_with("openvino") as by_openvino:
         sides: dict[str, Callable[[], list[float]]] = {
             "torch, 1 thread": lambda: fixed(1, arguments.repeats),
             f"torch, {processors} threads": lambda: fixed(processors, arguments.repeats),
-            "patchd": ours,
+            "patchd, torch": lambda: asked(by_torch, tensor, arguments.repeats),
+            "patchd, openvino": lambda: asked(by_openvino, tensor, arguments.repeats),
         }
         for programs in sorted({0, 1, processors}):
             with computing(programs):

@@ -93,6 +93,7 @@ class Daemon:
             self.deciding,
             self.events,
             threads=threads,
+            engine=config.engine,
             queue_limit=config.queue_limit,
             max_pixels=config.max_image_pixels,
         )

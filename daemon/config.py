@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -26,6 +27,9 @@ class DaemonConfig(Frozen):
     sys_root: Path = Field(Path("/sys"), description="where /sys is read")
     sample_period_s: float = Field(1.0, ge=0.1, le=60, description="seconds between two samples of the device")
     threads: int | None = Field(None, ge=1, description="threads of a worker; default: usable cores, rounded down")
+    engine: Literal["auto", "torch", "openvino"] = Field(
+        "auto", description="what runs predictions; auto: openvino where it is installed, else torch"
+    )
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="largest request body")
     max_image_pixels: int = Field(40_000_000, ge=1024, description="largest image, in pixels, before decoding")
     queue_limit: int = Field(64, ge=1, description="predictions in flight before 'busy, retry after' is answered")

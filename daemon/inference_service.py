@@ -42,6 +42,7 @@ from .workers.protocol import (
     InferRequest,
     InferResult,
     Message,
+    Note,
     PatchChecked,
     ProfileRequest,
     ProfileResult,
@@ -83,12 +84,14 @@ class InferenceService:
         events: EventLog,
         *,
         threads: int,
+        engine: str,
         queue_limit: int,
         max_pixels: int,
     ) -> None:
         self._tasks, self._deciding, self._events = tasks, deciding, events
         self._threads, self._queue_limit, self._max_pixels = threads, queue_limit, max_pixels
-        self._worker = WorkerProcess("inference", self._on_message, self._on_exit)
+        arguments = ("--engine", engine, "--threads", str(threads))
+        self._worker = WorkerProcess("inference", self._on_message, self._on_exit, arguments)
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Answer]] = {}
         self._waiting = 0
@@ -164,6 +167,7 @@ class InferenceService:
             resolution=rung.resolution,
             patch_id=rung.patch_id,
             decision_id=None if decision is None else decision.id,
+            engine=result.engine,
             allocation=1.0 if decision is None else decision.inference.value,
             why=why,
             timing=InferTiming(
@@ -240,6 +244,13 @@ class InferenceService:
                 for base in {spec.base for spec, _ in self._tasks.tasks.values() if spec.name in self._per_task}:
                     await self._measure(base, self._resolutions(base), CALIBRATION_REPEATS)
 
+    def _engine(self) -> str | None:
+        return None if self._worker.ready is None else self._worker.ready.engine
+
+    def _threads_used(self) -> int:
+        """Threads of the engine in use: only torch's are adapted, for OpenVINO's do not hold each other up."""
+        return self._threads_now() if self._engine() == "torch" else self._threads
+
     def _threads_now(self) -> int:
         """Threads for the next request; training gives way to predictions, so its use counts as free."""
         return free_threads(self._deciding.snapshot, self._threads, ("daemon", "inference", "training"))
@@ -289,7 +300,7 @@ class InferenceService:
             state=state,
             pid=worker.pid,
             engine=worker.ready.engine if worker.ready else None,
-            threads=self._threads_now() if worker.ready else None,
+            threads=self._threads_used() if worker.ready else None,
             started_s=worker.started_s if worker.pid else None,
             restarts=max(0, worker.restarts),
             in_flight=self._waiting,
@@ -297,7 +308,11 @@ class InferenceService:
 
     async def _ensure_worker(self, base: str) -> float:
         """Start the worker and measure what is unmeasured; the milliseconds this request waited for it."""
-        if self._worker.running and not self._profile_lock.locked() and not self._tasks.unmeasured(base):
+        if (
+            self._worker.running
+            and not self._profile_lock.locked()
+            and not self._tasks.unmeasured(base, self._engine())
+        ):
             return 0.0
         began = time.perf_counter()
         async with self._profile_lock:
@@ -309,7 +324,7 @@ class InferenceService:
                     f"The inference worker is ready after {time.perf_counter() - began:.1f} s.",
                     pid=self._worker.pid,
                 )
-            unmeasured = self._tasks.unmeasured(base)
+            unmeasured = self._tasks.unmeasured(base, self._engine())
             if unmeasured:
                 await self._measure(base, unmeasured, CALIBRATION_REPEATS)
         return (time.perf_counter() - began) * 1e3
@@ -341,6 +356,8 @@ class InferenceService:
             self._pending.pop(request.id, None)
 
     def _on_message(self, message: Message, _payload: bytes) -> None:
+        if isinstance(message, Note):
+            self._events.emit("engine.refused", message.message, level="warning")
         if not isinstance(message, InferResult | ProfileResult | PatchChecked | WorkerError):
             return
         future = self._pending.get(message.id)

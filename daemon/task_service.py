@@ -237,10 +237,11 @@ class TaskService:
         except StateError as error:
             self._events.emit("state.unwritable", f"Measured costs are not kept: {error}", level="error")
 
-    def unmeasured(self, base: str) -> tuple[int, ...]:
-        """Resolutions that some task of this base may run at and whose cost is not known."""
+    def unmeasured(self, base: str, engine: str | None) -> tuple[int, ...]:
+        """Resolutions that some task of this base may run at and whose cost on this engine is not known."""
         wanted = {side for spec, _ in self._tasks.values() if spec.base == base for side in spec.resolutions}
-        return tuple(sorted(side for side in wanted if (base, side) not in self._costs))
+        costs = {side: self._costs.get((base, side)) for side in wanted}
+        return tuple(sorted(side for side, cost in costs.items() if cost is None or cost.engine != engine))
 
     def rung_ref(self, task: str, resolution: int) -> RungRef:
         """What the inference worker needs to run a rung. Raises NotFoundError when the task has no such rung."""

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from ..policies.errors import UnavailableError, WorkerCrashedError
@@ -28,12 +28,14 @@ class WorkerProcess:
         name: Literal["inference", "training"],
         on_message: Callable[[Message, bytes], None],
         on_exit: Callable[[int], None],
+        arguments: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.module = f"{__package__}.workers.{name}"
         self.ready: Ready | None = None
         self.started_s: float | None = None
         self.restarts = -1
+        self._arguments = tuple(arguments)
         self._on_message = on_message
         self._on_exit = on_exit
         self._process: asyncio.subprocess.Process | None = None
@@ -63,7 +65,7 @@ class WorkerProcess:
             ours, theirs = socket.socketpair()
             self._ready_event.clear()
             environ = {**os.environ, **ALLOCATOR, "OMP_NUM_THREADS": str(threads)}
-            arguments = ["--fd", str(theirs.fileno()), "--parent", str(os.getpid())]
+            arguments = ["--fd", str(theirs.fileno()), "--parent", str(os.getpid()), *self._arguments]
             try:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,

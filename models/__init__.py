@@ -9,6 +9,7 @@ TorchEngine(base, threads=2).predict(inputs, patch)
 from .bases import BASES, Base, fingerprint, imagenet_labels, load_base
 from .engine import Engine, EngineRun, TorchEngine
 from .evaluation import evaluate, top1, wilson
+from .openvino_engine import OpenVinoEngine
 from .patched import PatchedNetwork
 from .patches import KINDS, Kind, Patch, load_patch, read_metadata, save_patch
 from .preprocessing import decode_image, to_input
@@ -20,6 +21,7 @@ __all__ = [
     "Engine",
     "EngineRun",
     "Kind",
+    "OpenVinoEngine",
     "Patch",
     "PatchedNetwork",
     "TorchEngine",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -17,11 +19,12 @@ from .patches.patch import Patch
 
 @dataclass(frozen=True, slots=True)
 class EngineRun:
-    """One batch's outcome: logits [N, classes], and where the time went in milliseconds."""
+    """One batch's outcome: logits [N, classes], where the time went in milliseconds, and the engine that ran it."""
 
     logits: Tensor
     bind_ms: float
     network_ms: float
+    engine: str
 
 
 class Engine(Protocol):
@@ -38,7 +41,12 @@ class Engine(Protocol):
         ...
 
     def use_threads(self, threads: int) -> None:
-        """Spread the next batches over `threads` threads."""
+        """Spread the next batches over `threads` threads, where threads that share a processor hold each other up."""
+        ...
+
+    @property
+    def refused(self) -> Mapping[int, str]:
+        """Resolutions that the engine leaves to the reference, with the reason in words."""
         ...
 
     def run(self, inputs: Tensor, patch: Patch | None = None) -> EngineRun:
@@ -54,6 +62,7 @@ class TorchEngine:
     """Eager torch in channels_last. The thread count is the process's: all engines of a process share it."""
 
     name = "torch"
+    refused: Mapping[int, str] = MappingProxyType({})  # it is the reference
 
     def __init__(self, base: Base, threads: int | None = None) -> None:
         self.patched = PatchedNetwork(base)
@@ -88,7 +97,7 @@ class TorchEngine:
         with torch.inference_mode():
             logits: Tensor = self.patched.network(inputs.contiguous(memory_format=torch.channels_last))
         done = time.perf_counter()
-        return EngineRun(logits, (bound - start) * 1e3, (done - bound) * 1e3)
+        return EngineRun(logits, (bound - start) * 1e3, (done - bound) * 1e3, self.name)
 
     def predict(self, inputs: Tensor, patch: Patch | None = None) -> Tensor:
         """See `Engine.predict`."""

@@ -177,6 +177,7 @@ def answer(index: int = 1, *, resolution: int = 96) -> s.InferAnswer:
     """A prediction of class `index` of `TASK`."""
     labels = TASK.spec.labels
     return s.InferAnswer(
+        engine="torch",
         request_id="r-1",
         task="digits",
         predictions=(

@@ -276,6 +276,7 @@ class InferAnswer(Frozen):
     patch_id: str | None
     decision_id: str | None
     allocation: float
+    engine: str
     why: str
     timing: InferTiming
 

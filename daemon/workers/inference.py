@@ -12,7 +12,9 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -23,6 +25,7 @@ from torch import Tensor
 
 from ...models.bases import Base, load_base
 from ...models.engine import Engine, TorchEngine
+from ...models.openvino_engine import OpenVinoEngine
 from ...models.patches.patch import Patch, load_patch
 from ...models.preprocessing import decode_opened, needed_side, open_image, to_input
 from ...policies.errors import BadInputError, PatchdError, PatchMismatchError, TooLargeError
@@ -34,6 +37,7 @@ from .protocol import (
     InferRequest,
     InferResult,
     Message,
+    Note,
     PatchChecked,
     ProfileRequest,
     ProfileResult,
@@ -88,19 +92,25 @@ class PatchCache:
 class InferenceWorker:
     """Answers requests on one channel until it is told to stop or the other end is gone."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, make_engine: Callable[[Base], Engine], name: str, remark: str | None) -> None:
+        """`make_engine` makes the engine called `name` for a base; `remark` is told once, about the choice."""
         self._channel = channel
+        self._make_engine, self._engine_name, self._remark = make_engine, name, remark
+        self._told: set[str] = set()
         self._bases: dict[str, tuple[Base, Engine]] = {}
         self._patches = PatchCache()
 
     def serve(self) -> None:
         """Send `Ready`, then answer requests in the order they come."""
-        self._channel.send(Ready(engine=TorchEngine.name))
+        self._channel.send(Ready(engine=self._engine_name))
+        if self._remark is not None:
+            self._channel.send(Note(message=self._remark))
         while (frame := self._channel.receive()) is not None:
             message, payload = frame
             if isinstance(message, Stop):
                 return
             self._channel.send(self._answer(message, payload))
+            self._tell_refusals()
 
     def _answer(self, message: Message, payload: bytes) -> Message:
         identity = getattr(message, "id", 0)
@@ -118,10 +128,18 @@ class InferenceWorker:
         except Exception as error:  # one request's defect must not take the others down
             return WorkerError(id=identity, code="internal", message=f"{type(error).__name__}: {error}")
 
+    def _tell_refusals(self) -> None:
+        """Say once what the fast engine would not run, and why."""
+        for _, engine in self._bases.values():
+            for refusal in engine.refused.values():
+                if refusal not in self._told:
+                    self._told.add(refusal)
+                    self._channel.send(Note(message=refusal))
+
     def _base(self, name: str) -> tuple[Base, Engine]:
         if name not in self._bases:
             base = load_base(name)
-            self._bases[name] = base, TorchEngine(base)
+            self._bases[name] = base, self._make_engine(base)
         return self._bases[name]
 
     def _infer(self, request: InferRequest, payload: bytes) -> InferResult:
@@ -151,6 +169,7 @@ class InferenceWorker:
                 bind_ms=(loaded - loading) * 1e3 + run.bind_ms,
                 network_ms=run.network_ms,
             ),
+            engine=run.engine,
             image_size=size,
         )
 
@@ -235,15 +254,34 @@ def _check_length(shape: tuple[int, ...], payload: bytes, item: int) -> None:
         raise BadInputError(f"Shape {list(shape)} needs {expected} bytes; {len(payload)} were sent.")
 
 
+def choose_engine(asked: str) -> tuple[str, str | None]:
+    """The engine to use, and what to say about it: for `auto` OpenVINO where it can be loaded, else the reference."""
+    if asked != "auto" or find_spec("openvino") is None:
+        return TorchEngine.name if asked == "auto" else asked, None
+    try:
+        import_module("openvino")
+    except (ImportError, OSError) as error:
+        return TorchEngine.name, f"OpenVINO is installed but cannot be loaded ({error}), so torch runs predictions."
+    return OpenVinoEngine.name, None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve on the inherited socket `--fd`. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="patchd-inference-worker", description="Runs predictions for patchd.")
     parser.add_argument("--fd", type=int, required=True, help="connected stream socket, inherited")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process to die with")
+    parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help="what runs networks")
+    parser.add_argument("--threads", type=int, default=1, help="threads of an engine that keeps its own")
     options = parser.parse_args(argv)
     tie_to_parent(options.parent)
+    name, remark = choose_engine(options.engine)
+    most = max(1, options.threads)
+
+    def make(base: Base) -> Engine:
+        return TorchEngine(base) if name == TorchEngine.name else OpenVinoEngine(base, most)
+
     try:
-        InferenceWorker(Channel.from_fd(options.fd)).serve()
+        InferenceWorker(Channel.from_fd(options.fd), make, name, remark).serve()
     except (BrokenPipeError, ConnectionResetError):
         return 0  # the control plane is gone, and with it the reason to run
     return 0

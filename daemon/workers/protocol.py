@@ -63,6 +63,7 @@ class InferResult(Frozen):
     indices: tuple[int, ...]
     probabilities: tuple[float, ...]
     timing: Timing
+    engine: str = Field(description="the engine that ran it: patches that are not affine run on the reference")
     image_size: tuple[int, int] | None = Field(None, description="width, height as sent")
 
 

@@ -41,7 +41,8 @@ PALACE, DAISY = (imagenet_labels().index(name) for name in ("palace", "daisy"))
 class WorkerProcess:
     """A worker with this process as its control plane."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: str = "auto") -> None:
+        self.engine = engine
         ours, theirs = socket.socketpair()
         ours.settimeout(60)
         command = [
@@ -50,6 +51,8 @@ class WorkerProcess:
             "patchd.daemon.workers.inference",
             "--fd",
             str(theirs.fileno()),
+            "--engine",
+            engine,
         ]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True)
         theirs.close()
@@ -79,14 +82,14 @@ class WorkerProcess:
         return self.process.returncode, stderr
 
 
-@pytest.fixture(scope="module")
-def worker() -> Iterator[WorkerProcess]:
-    worker = WorkerProcess()
+@pytest.fixture(scope="module", params=["torch", "openvino"])
+def worker(request: pytest.FixtureRequest) -> Iterator[WorkerProcess]:
+    worker = WorkerProcess(request.param)
     yield worker
     assert worker.end() == (0, "")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def base() -> Base:
     return load_base("lite0")
 
@@ -119,7 +122,7 @@ def patch_rung(patch: Patch, folder: Path, **fields: object) -> RungRef:
 
 
 def test_the_worker_says_that_it_is_ready(worker):
-    assert worker.ready == Ready(engine="torch")
+    assert worker.ready == Ready(engine=worker.engine)
 
 
 def test_photographs_are_classified_with_timing(worker, photographs):
@@ -247,7 +250,7 @@ def test_an_unforeseen_failure_costs_one_request_only(worker, photographs, tmp_p
 def test_profiling_measures_each_resolution(worker):
     answer = worker.ask(ProfileRequest(id=7, base="lite0", resolutions=(224, 96), repeats=5))
     assert isinstance(answer, ProfileResult)
-    assert (answer.id, answer.engine, answer.threads) == (7, "torch", 1)
+    assert (answer.id, answer.engine, answer.threads) == (7, worker.engine, 1)
     large, small = answer.costs
     assert (large.resolution, small.resolution, large.repeats) == (224, 96, 5)
     assert 0 < small.median_ms < large.median_ms
