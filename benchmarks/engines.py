@@ -22,7 +22,7 @@ from patchd.daemon.worker_process import ALLOCATOR
 from patchd.models.bases import Base, load_base
 from patchd.models.engine import Engine, TorchEngine
 from patchd.models.openvino_engine import OpenVinoEngine
-from patchd.models.openvino_graph import affine_row, graph
+from patchd.models.openvino_graph import affine_row, filters, graph
 from patchd.models.patches import Patch, kind_tensors
 from patchd.models.patches.shapes import tensor_of
 from patchd.policies.task import PatchKind, PatchMetadata, Preprocessing
@@ -59,7 +59,8 @@ def made_up_patch(base: Base) -> Patch:
 
 def folded(base: Base, patch: Patch, side: int, batch: int, threads: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """The peer: base and patch as one OpenVINO model of constants, classifier included."""
-    model = graph(base.network, side, batch, affine_row(base.network, patch.tensors))
+    shared = filters(base.network)
+    model = graph(base.network, shared, side, batch, affine_row(base.network, patch.tensors))
     features = model.get_results()[0].input_value(0)
     weight, bias = (patch.tensors[f"classifier.{leaf}"].numpy() for leaf in ("weight", "bias"))
     logits = ops.add(ops.matmul(features, ops.constant(weight), False, True), ops.constant(bias))
@@ -70,7 +71,12 @@ def folded(base: Base, patch: Patch, side: int, batch: int, threads: int) -> Cal
         "INFERENCE_PRECISION_HINT": "f32",
     }
     request = openvino.Core().compile_model(whole, "CPU", options).create_infer_request()
-    return lambda inputs: torch.from_numpy(request.infer([inputs.contiguous().numpy()], share_inputs=True)[0])
+
+    def run(inputs: torch.Tensor) -> torch.Tensor:
+        assert shared  # lives as long as this function
+        return torch.from_numpy(request.infer([inputs.contiguous().numpy()], share_inputs=True)[0])
+
+    return run
 
 
 def measure(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:

@@ -15,7 +15,7 @@ from ..policies.errors import UnavailableError
 from ..policies.task import PatchKind
 from .bases import Base
 from .engine import EngineRun, TorchEngine
-from .openvino_graph import Row, affine_row, graph
+from .openvino_graph import Row, affine_row, filters, graph
 from .patches.patch import Patch
 
 TOLERANCE = 1e-3  # of the largest logit of the reference, or of 1 where that is smaller
@@ -52,6 +52,7 @@ class OpenVinoEngine:
         self._base, self._threads = base, threads
         self._reference, self._reference_threads = TorchEngine(base, 1), threads
         self._core = openvino.Core()
+        self._filters = filters(base.network)
         self._graphs: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._rows: WeakKeyDictionary[Patch, _Patched] = WeakKeyDictionary()
         self._bare = self._prepare({})
@@ -106,7 +107,7 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": "f32",
         }
         request = self._core.compile_model(
-            graph(self._base.network, side, batch), "CPU", options
+            graph(self._base.network, self._filters, side, batch), "CPU", options
         ).create_infer_request()
         logits = _logits(request, inputs, patched)
         worst = float((logits - reference.logits).abs().max())

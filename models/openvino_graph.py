@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .efficientnet_lite import ConvNorm, EfficientNetLite, InvertedResidual
 
 Row = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+Filters = Mapping[str, Row]
 
 
 def _norms(network: nn.Module) -> list[tuple[str, nn.BatchNorm2d]]:
@@ -39,15 +40,26 @@ def affine_row(network: nn.Module, tensors: Mapping[str, Tensor]) -> Row:
     return np.ascontiguousarray(row.detach().numpy())
 
 
-def graph(network: EfficientNetLite, side: int, batch: int, row: Row | None = None) -> Any:
+def filters(network: EfficientNetLite) -> Filters:
+    """The filters of all convolutions by name, in the order that OpenVINO wants, sharing memory with the network's."""
+    return {
+        name: module.weight.detach().contiguous().numpy()
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d)
+    }
+
+
+def graph(network: EfficientNetLite, shared: Filters, side: int, batch: int, row: Row | None = None) -> Any:
     """The network up to its pooled features as an OpenVINO model.
 
     Inputs: image float32 [batch, 3, side, side] and affine float32 [1, 2, C_total]. Output: features [batch, 1280].
+    `shared` are the network's `filters`: they are not copied and must live as long as what is compiled of the graph.
     With a `row` the second input is that constant, which OpenVINO folds into the filters: a graph of one patch alone.
     """
     import openvino
     from openvino import opset15 as ops
 
+    names = {id(module): name for name, module in network.named_modules()}
     found = [norm for _, norm in _norms(network)]
     channels = [norm.num_features for norm in found]
     image = ops.parameter([batch, 3, side, side], np.float32, name="image")
@@ -65,12 +77,13 @@ def graph(network: EfficientNetLite, side: int, batch: int, row: Row | None = No
 
     def conv_norm(x: Any, unit: ConvNorm) -> Any:
         conv = unit.conv
-        weight, strides, none = conv.weight.detach().contiguous().numpy(), list(conv.stride), [0, 0]
+        weight, strides, none = shared[names[id(conv)]], list(conv.stride), [0, 0]
         if conv.groups > 1:
-            grouped = weight.reshape(conv.groups, -1, *weight.shape[1:])
-            x = ops.group_convolution(x, ops.constant(grouped), strides, none, none, [1, 1], "SAME_UPPER")
+            grouped = ops.constant(weight.reshape(conv.groups, -1, *weight.shape[1:]), shared_memory=True)
+            x = ops.group_convolution(x, grouped, strides, none, none, [1, 1], "SAME_UPPER")
         else:
-            x = ops.convolution(x, ops.constant(weight), strides, none, none, [1, 1], "SAME_UPPER")
+            whole = ops.constant(weight, shared_memory=True)
+            x = ops.convolution(x, whole, strides, none, none, [1, 1], "SAME_UPPER")
         x = ops.add(ops.multiply(x, scales[id(unit.norm)]), shifts[id(unit.norm)])
         return ops.clamp(x, 0.0, 6.0) if unit.active else x
 

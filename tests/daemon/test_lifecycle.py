@@ -175,7 +175,10 @@ def test_training_publishes_patches_that_answer_and_survive(fresh: RunningDaemon
     assert (restored.id, restored.in_force) == (patch.id, True)
     fresh.kill()
     fresh.start()
-    assert fresh.client.infer("digits", encoded.getvalue()).predictions == answer.predictions
+    again = fresh.client.infer("digits", encoded.getvalue())
+    assert [best.label for best in again.predictions] == [best.label for best in answer.predictions]
+    for before, after in zip(answer.predictions, again.predictions, strict=True):  # perhaps by the other engine
+        assert after.probability == pytest.approx(before.probability, abs=1e-4)
 
 
 def test_a_training_job_goes_on_after_kill_9_of_worker_and_daemon(tmp_path: Path) -> None:
