@@ -56,15 +56,16 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def socket_path(given: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None) -> Path:
-    """The socket to talk to: `given`, else `PATCHD_SOCKET`, else the daemon's default place."""
+    """The socket to talk to: `given`, else `PATCHD_SOCKET`, else the user's own daemon, else the machine's."""
     environ = os.environ if environ is None else environ
     if given is not None:
         return Path(given)
     if named := environ.get("PATCHD_SOCKET"):
         return Path(named)
-    from .sockets import default_socket_path
+    from .sockets import MACHINE_SOCKET, default_socket_path
 
-    return default_socket_path(environ)
+    own = default_socket_path(environ)
+    return MACHINE_SOCKET if not own.exists() and MACHINE_SOCKET.exists() else own
 
 
 def image_type(data: bytes) -> str:

@@ -17,6 +17,7 @@ from ..policies.errors import ConfigError, ConflictError
 MAX_PATH_BYTES = 107  # sun_path is 108 bytes with its final zero
 BACKLOG = 128
 NOBODY_CONNECTED = 2**32 - 1  # SO_PEERCRED of a socket without a peer
+MACHINE_SOCKET = Path("/run/patchd/patchd.sock")  # where the system service listens
 FIRST_INHERITED_FD = 3  # sd_listen_fds(3)
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid_t is signed, uid_t and gid_t are not
 PROBE_TIMEOUT_S = 1.0
@@ -30,7 +31,7 @@ def default_socket_path(environ: Mapping[str, str]) -> Path:
     if directory := environ.get("XDG_RUNTIME_DIR"):
         return Path(directory) / "patchd" / "patchd.sock"
     if os.geteuid() == 0:
-        return Path("/run/patchd/patchd.sock")
+        return MACHINE_SOCKET
     return Path.home() / ".patchd" / "patchd.sock"
 
 

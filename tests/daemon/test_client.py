@@ -222,6 +222,20 @@ def test_the_socket_is_the_given_one_else_the_environments() -> None:
     assert socket_path(None, {"PATCHD_SOCKET": "/b"}) == Path("/b")
 
 
+def test_without_a_daemon_of_the_user_s_own_the_machine_s_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, own = tmp_path / "machine.sock", tmp_path / "patchd" / "patchd.sock"
+    monkeypatch.setattr("patchd.daemon.sockets.MACHINE_SOCKET", machine)
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    assert socket_path(None, environ) == own
+    machine.touch()
+    assert socket_path(None, environ) == machine
+    own.parent.mkdir()
+    own.touch()
+    assert socket_path(None, environ) == own
+
+
 def test_importing_the_client_brings_neither_pydantic_nor_torch() -> None:
     code = (
         "import sys, patchd.daemon.client; print(sorted({'pydantic', 'torch', 'asyncio', 'rich'} & set(sys.modules)))"
