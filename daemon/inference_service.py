@@ -8,7 +8,8 @@ import math
 import statistics
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,10 +18,13 @@ from ..policies.decision import Decision
 from ..policies.errors import (
     BadInputError,
     BusyError,
+    DeadlineError,
     NotFoundError,
     UnavailableError,
     WorkerCrashedError,
 )
+from ..policies.ladder import cheapest_at_least
+from ..policies.task import TaskSpec
 from ..policies.threads import free_threads
 from .api.schemas import (
     CALIBRATION_REPEATS,
@@ -68,6 +72,21 @@ class Input:
     payload: bytes
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What a caller asks of a prediction beside its input; None leaves it to the policy.
+
+    `min_accuracy` is a share of held-out data answered rightly, `deadline_ms` counts from the request's arrival,
+    and `client` names who asks, so that one caller cannot crowd out the others.
+    """
+
+    top_k: int = 5
+    resolution: int | None = None
+    min_accuracy: float | None = None
+    deadline_ms: float | None = None
+    client: str = ""
+
+
 @dataclass
 class _Window:
     total_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_WINDOW))
@@ -109,10 +128,11 @@ class InferenceService:
 
     # predictions
 
-    async def infer(self, task: str, given: Input, *, top_k: int, resolution: int | None) -> InferAnswer:
+    async def infer(self, task: str, given: Input, wish: Wish) -> InferAnswer:
         """Answer one prediction.
 
-        Raises NotFoundError, BadInputError, TooLargeError, BusyError, WorkerCrashedError or UnavailableError.
+        Raises NotFoundError, BadInputError, TooLargeError, BusyError, DeadlineError, WorkerCrashedError or
+        UnavailableError.
         """
         began = time.perf_counter()
         if self._stopping:
@@ -131,23 +151,30 @@ class InferenceService:
             )
         self._waiting += 1
         try:
-            start_ms = await self._ensure_worker(spec.base)
-            rung, why = self._route(task, given, resolution)
-            decision = self._deciding.current
-            sent = time.perf_counter()
-            request = InferRequest(
-                id=next(self._ids),
-                rung=rung,
-                form=given.form,
-                shape=given.shape,
-                top_k=min(top_k, len(spec.labels)),
-                max_pixels=self._max_pixels,
-                threads=self._threads_now(),
-            )
-            result = await self._call(request, given.payload)
+            async with within(wish.deadline_ms):
+                return await self._infer(spec, given, wish, began)
         finally:
             self._waiting -= 1
             self._last_used_s = time.monotonic()
+
+    async def _infer(self, spec: TaskSpec, given: Input, wish: Wish, began: float) -> InferAnswer:
+        """Have the worker answer and put the answer together; `began` is when the request came."""
+        task = spec.name
+        # A worker that this request has no time to wait for goes on starting: the next one will need it.
+        start_ms = await asyncio.shield(self._ensure_worker(spec.base))
+        rung, why = self._route(task, given, wish)
+        decision = self._deciding.current
+        sent = time.perf_counter()
+        request = InferRequest(
+            id=next(self._ids),
+            rung=rung,
+            form=given.form,
+            shape=given.shape,
+            top_k=min(wish.top_k, len(spec.labels)),
+            max_pixels=self._max_pixels,
+            threads=self._threads_now(),
+        )
+        result = await self._call(request, given.payload)
         if not isinstance(result, InferResult):
             raise WorkerCrashedError("The inference worker answered out of turn.", retry_after_s=1.0)
         now = time.perf_counter()
@@ -181,8 +208,9 @@ class InferenceService:
             ),
         )
 
-    def _route(self, task: str, given: Input, resolution: int | None) -> tuple[RungRef, str]:
+    def _route(self, task: str, given: Input, wish: Wish) -> tuple[RungRef, str]:
         """The rung for this input: the caller's wish, the input's own domain, else the decision in force."""
+        resolution = wish.resolution
         if given.form == "input":
             side = given.shape[-1] if given.shape else 0
             if resolution is not None and resolution != side:
@@ -190,6 +218,12 @@ class InferenceService:
             return self._tasks.rung_ref(task, side), f"the input already has the form of the {side} px rung"
         if resolution is not None:
             return self._tasks.rung_ref(task, resolution), "the caller asked for this resolution"
+        if wish.min_accuracy is not None:
+            chosen = cheapest_at_least(self._tasks.ladders[task], wish.min_accuracy)
+            return self._tasks.rung_ref(task, chosen.resolution), (
+                f"{chosen.resolution} px: the cheapest rung whose accuracy of {chosen.accuracy:.1%} is at least the "
+                f"{wish.min_accuracy:.1%} that the caller asked for"
+            )
         decided = self._deciding.rung(task)
         return self._tasks.rung_ref(task, decided.resolution), decided.text
 
@@ -403,6 +437,21 @@ class InferenceService:
     def _expected_wait_s(self, task: str) -> float:
         costs = [rung.cost_ms for rung in self._tasks.ladders[task].rungs if rung.cost_ms is not None]
         return max(0.1, self._waiting * (max(costs) if costs else 50.0) / 1e3)
+
+
+@asynccontextmanager
+async def within(deadline_ms: float | None) -> AsyncIterator[None]:
+    """Give the body `deadline_ms` milliseconds. Raises DeadlineError when they have passed."""
+    try:
+        async with asyncio.timeout(None if deadline_ms is None else deadline_ms / 1e3) as limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise DeadlineError(
+            f"There was no answer within the deadline of {deadline_ms:g} ms.",
+            hint="Give more time, or ask for a lower resolution.",
+        ) from None
 
 
 def _cost_view(result: ProfileResult, cost: RungCost, now_s: float) -> CostView:

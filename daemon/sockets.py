@@ -150,6 +150,11 @@ class Caller:
         """A peer whose credentials the kernel does not tell."""
         return cls(None, None, None, "an unknown caller")
 
+    @property
+    def client(self) -> str:
+        """What tells one application from another: its process; all callers without one count as one."""
+        return "" if self.pid is None else str(self.pid)
+
     def may_administer(self, daemon_uid: int) -> bool:
         """Whether this is root or the daemon's own user; an unknown caller never is."""
         return self.uid is not None and self.uid in (0, daemon_uid)

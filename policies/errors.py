@@ -60,6 +60,12 @@ class BusyError(PatchdError):
     code = "busy"
 
 
+class DeadlineError(PatchdError):
+    """The answer could not be had within the time that the caller gave."""
+
+    code = "deadline"
+
+
 class WorkerCrashedError(PatchdError):
     """The worker process died while it held the request; the request may be sent again."""
 

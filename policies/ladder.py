@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .decision import Ladder, Rung, RungCandidate, RungDecision
+from .errors import BadInputError
 
 
 def choose_rung(
@@ -46,6 +47,20 @@ def choose_rung(
         candidates=candidates,
         text=text,
     )
+
+
+def cheapest_at_least(ladder: Ladder, accuracy: float) -> Rung:
+    """The cheapest rung whose measured accuracy is at least `accuracy`, a share. Raises BadInputError without one."""
+    costs = _costs(list(ladder.rungs))
+    good = [r for r in ladder.rungs if r.accuracy is not None and r.accuracy >= accuracy]
+    if not good:
+        best = max((r.accuracy for r in ladder.rungs if r.accuracy is not None), default=None)
+        known = "none of them has been measured" if best is None else f"the best one reaches {best:.1%}"
+        raise BadInputError(
+            f"No rung of task '{ladder.task}' is known to be {accuracy:.1%} accurate; {known}.",
+            hint="Ask for less, or train the task further.",
+        )
+    return min(good, key=lambda r: (costs[r.resolution][0], -(r.accuracy or 0.0)))
 
 
 def _within(rung: Rung, low: int | None, high: int | None) -> bool:

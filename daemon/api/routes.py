@@ -8,6 +8,7 @@ import os
 import struct
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,7 +19,7 @@ from ...policies.decision import Decision
 from ...policies.errors import BadInputError, ConflictError, NotFoundError, PatchMismatchError
 from ...policies.snapshot import Snapshot
 from ...policies.task import PatchMetadata, TrainSpec
-from ..inference_service import Input
+from ..inference_service import Input, Wish
 from ..services import Services
 from . import schemas as s
 from .routing import Context, Route, dumps, explain_validation, openapi
@@ -138,12 +139,17 @@ class Routes:
 
     async def infer(self, c: Context) -> s.InferAnswer:
         self._s.tasks.task(c.path("name"))  # an unknown task is refused before its body is read
-        resolution = c.number("resolution", None, 1, 4096)
-        top_k = c.number("top_k", 5, 1, 1000) or 5
+        wish = Wish(
+            top_k=c.number("top_k", 5, 1, 1000) or 5,
+            resolution=c.number("resolution", None, 1, 4096),
+            min_accuracy=c.share("min_accuracy"),
+            deadline_ms=c.positive("deadline_ms"),
+            client=c.caller.client,
+        )
         media = c.request.headers.get("content-type", "").split(";")[0].strip().lower()
         body = await c.raw()
         if media == "application/json":
-            given, top_k, resolution = _from_json(body, top_k, resolution)
+            given, wish = _from_json(body, wish)
         elif media == "application/octet-stream":
             given = Input(*_raw_tensor(c.text("shape"), c.text("datatype")), payload=body)
         elif media.startswith("image/") or not media:
@@ -155,7 +161,7 @@ class Routes:
             )
         if not body:
             raise BadInputError("The request body is empty.", hint="Send an image or a tensor.")
-        return await self._s.inference.infer(c.path("name"), given, top_k=top_k, resolution=resolution)
+        return await self._s.inference.infer(c.path("name"), given, wish)
 
     # patches
 
@@ -322,6 +328,8 @@ class Routes:
                 query=(
                     ("top_k", "integer", "how many labels, 1 to 1000; default 5"),
                     ("resolution", "integer", "a named rung instead of the decision's"),
+                    ("min_accuracy", "number", "the cheapest rung that is at least this accurate, a share"),
+                    ("deadline_ms", "number", "give up after this many milliseconds"),
                     ("shape", "string", "raw tensors: comma-separated, e.g. 480,640,3"),
                     ("datatype", "string", "raw tensors: UINT8 [H,W,3] pixels or FP32 [3,R,R] input"),
                 ),
@@ -426,7 +434,8 @@ def _form(datatype: str | None) -> s.Form:
     return "pixels" if datatype == "UINT8" else "input"
 
 
-def _from_json(body: bytes, top_k: int, resolution: int | None) -> tuple[Input, int, int | None]:
+def _from_json(body: bytes, wish: Wish) -> tuple[Input, Wish]:
+    """The tensor in a JSON body, and `wish` with what the body says of it."""
     try:
         request = s.InferJson.model_validate_json(body)
     except ValidationError as error:
@@ -439,8 +448,8 @@ def _from_json(body: bytes, top_k: int, resolution: int | None) -> tuple[Input, 
             payload = struct.pack(f"<{len(tensor.data)}f", *tensor.data)
     except (ValueError, OverflowError, struct.error) as error:
         raise BadInputError(f"The tensor's data do not fit {tensor.datatype}: {error}.") from error
-    top_k = request.top_k if "top_k" in request.model_fields_set else top_k
-    return Input(_form(tensor.datatype), tensor.shape, payload=payload), top_k, request.resolution or resolution
+    asked = {name: getattr(request, name) for name in request.model_fields_set - {"tensor"}}
+    return Input(_form(tensor.datatype), tensor.shape, payload=payload), replace(wish, **asked)
 
 
 def _patch_metadata(data: bytes) -> PatchMetadata:

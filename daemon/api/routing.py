@@ -30,6 +30,7 @@ STATUS = {
     "conflict": 409,
     "too_large": 413,
     "busy": 503,
+    "deadline": 504,
     "worker_crashed": 503,
     "unavailable": 503,
     "bad_state": 507,
@@ -91,6 +92,20 @@ class Context:
             value = float("nan")
         if value != value or value in (float("inf"), float("-inf")):
             raise BadInputError(f"Query parameter '{name}' must be a number, not '{text}'.")
+        return value
+
+    def share(self, name: str) -> float | None:
+        """A number from 0 to 1 from the query. Raises BadInputError."""
+        value = self.real(name)
+        if value is not None and not 0 <= value <= 1:
+            raise BadInputError(f"Query parameter '{name}' is a share from 0 to 1, not {value:g}.")
+        return value
+
+    def positive(self, name: str) -> float | None:
+        """A number above 0 from the query. Raises BadInputError."""
+        value = self.real(name)
+        if value is not None and value <= 0:
+            raise BadInputError(f"Query parameter '{name}' must be above 0, not {value:g}.")
         return value
 
     async def raw(self) -> bytes:

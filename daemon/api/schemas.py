@@ -246,6 +246,8 @@ class InferJson(Frozen):
     tensor: TensorInput
     top_k: int = Field(5, ge=1, le=1000)
     resolution: Side | None = None
+    min_accuracy: float | None = Field(None, ge=0, le=1)
+    deadline_ms: float | None = Field(None, gt=0)
 
 
 class Prediction(Frozen):

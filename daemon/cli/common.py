@@ -20,6 +20,7 @@ from ...policies.errors import (
     BadInputError,
     BusyError,
     ConflictError,
+    DeadlineError,
     ForbiddenError,
     NotFoundError,
     PatchdError,
@@ -48,6 +49,7 @@ _EXIT_OF_ERROR: tuple[tuple[type[PatchdError], int], ...] = (
     (TooLargeError, 5),
     (ConflictError, 5),
     (BusyError, 6),
+    (DeadlineError, 6),
     (WorkerCrashedError, 6),
     (ForbiddenError, 7),
 )

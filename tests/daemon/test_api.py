@@ -17,6 +17,7 @@ from patchd.daemon.api.schemas import Explain, InferAnswer, PolicyList, Profile,
 from patchd.policies.errors import (
     BadInputError,
     ConflictError,
+    DeadlineError,
     NotFoundError,
     PatchdError,
     PatchMismatchError,
@@ -72,6 +73,18 @@ def test_photographs_are_classified_by_the_built_in_task(daemon: RunningDaemon, 
 def test_a_named_resolution_overrides_the_decision(daemon: RunningDaemon, photographs: dict[str, Path]) -> None:
     answer = daemon.client.infer("imagenet", photographs["china"].read_bytes(), resolution=96)
     assert answer.resolution == 96
+
+
+def test_a_deadline_that_cannot_be_met_is_said_and_the_next_request_is_answered(daemon, photographs) -> None:
+    image = photographs["china"].read_bytes()
+    infer = "/v1/tasks/imagenet/infer"
+    with pytest.raises(DeadlineError, match=r"no answer within the deadline of 0\.01 ms"):
+        daemon.client.request("POST", infer, query={"deadline_ms": 0.01}, body=image, content_type="image/jpeg")
+    answer = daemon.client.request("POST", infer, query={"deadline_ms": 60000}, body=image, content_type="image/jpeg")
+    assert InferAnswer.model_validate_json(answer).predictions
+    for wrong in ({"deadline_ms": -1}, {"deadline_ms": "soon"}, {"min_accuracy": 2}, {"min_accuracy": 0.99}):
+        with pytest.raises(BadInputError):
+            daemon.client.request("POST", infer, query=wrong, body=image, content_type="image/jpeg")
 
 
 def test_pixels_json_and_png_of_one_image_agree(daemon: RunningDaemon, photographs: dict[str, Path]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from patchd.policies.decision import Ladder, Rung, RungDecision
-from patchd.policies.ladder import choose_rung
+from patchd.policies.errors import BadInputError
+from patchd.policies.ladder import cheapest_at_least, choose_rung
 
 SIDES = st.sampled_from(range(32, 513, 32))
 
@@ -84,3 +86,26 @@ def test_unmeasured_costs_are_estimated_from_pixels_and_marked() -> None:
     small = next(candidate for candidate in decision.candidates if candidate.rung.resolution == 96)
     assert small.estimated
     assert small.cost_ms == 2.0
+
+
+@given(st.lists(st.tuples(st.floats(1, 50), st.floats(0, 1)), min_size=1, max_size=5), st.floats(0, 1))
+def test_the_cheapest_rung_that_is_accurate_enough_is_chosen(measured, wanted):
+    rungs = tuple(
+        Rung(resolution=64 + 32 * index, cost_ms=cost, accuracy=accuracy)
+        for index, (cost, accuracy) in enumerate(measured)
+    )
+    ladder, good = Ladder(task="t", rungs=rungs), [cost for cost, accuracy in measured if accuracy >= wanted]
+    if not good:
+        with pytest.raises(BadInputError, match=r"the best one reaches"):
+            cheapest_at_least(ladder, wanted)
+        return
+    chosen = cheapest_at_least(ladder, wanted)
+    assert chosen.accuracy is not None
+    assert chosen.accuracy >= wanted
+    assert chosen.cost_ms == min(good)
+
+
+def test_an_accuracy_that_was_never_measured_is_not_promised():
+    ladder = Ladder(task="t", rungs=(Rung(resolution=96, cost_ms=1.0),))
+    with pytest.raises(BadInputError, match="none of them has been measured"):
+        cheapest_at_least(ladder, 0.5)
