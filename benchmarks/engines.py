@@ -23,7 +23,7 @@ from patchd.models.bases import Base, load_base
 from patchd.models.engine import Engine, TorchEngine
 from patchd.models.openvino_engine import OpenVinoEngine
 from patchd.models.openvino_graph import affine_row, filters, graph
-from patchd.models.patches import Patch, kind_tensors
+from patchd.models.patches import Patch, make_kinds, owners
 from patchd.models.patches.shapes import tensor_of
 from patchd.policies.task import PatchKind, PatchMetadata, Preprocessing
 
@@ -37,7 +37,7 @@ def made_up_patch(base: Base) -> Patch:
     """The base's own scales and biases, each a little moved, and a head of ten classes."""
     generator = torch.Generator().manual_seed(0)
     tensors = {}
-    for name in kind_tensors(KINDS, base.network):
+    for name in owners(make_kinds(KINDS, {}), base.network):
         own = tensor_of(base.network, name)
         shape = (CLASSES, *own.shape[1:]) if name.startswith("classifier") else own.shape
         noise = torch.randn(shape, generator=generator)

@@ -11,12 +11,11 @@ from .engine import Engine, EngineRun, TorchEngine
 from .evaluation import evaluate, top1, wilson
 from .openvino_engine import OpenVinoEngine
 from .patched import PatchedNetwork
-from .patches import KINDS, Kind, Patch, load_patch, read_metadata, save_patch
+from .patches import Kind, Patch, load_patch, make_kind, make_kinds, read_metadata, save_patch
 from .preprocessing import decode_image, to_input
 
 __all__ = [
     "BASES",
-    "KINDS",
     "Base",
     "Engine",
     "EngineRun",
@@ -31,6 +30,8 @@ __all__ = [
     "imagenet_labels",
     "load_base",
     "load_patch",
+    "make_kind",
+    "make_kinds",
     "read_metadata",
     "save_patch",
     "to_input",

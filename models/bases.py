@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..policies.errors import NotFoundError, UnavailableError
 from ..policies.labels import imagenet_labels
-from .efficientnet_lite import EfficientNetLite
+from .networks import EfficientNetLite, final_layer
 
 __all__ = ["BASES", "Base", "BaseSpec", "fingerprint", "imagenet_labels", "load_base"]
 
@@ -90,18 +90,21 @@ def fingerprint(module: nn.Module) -> str:
 
 
 class Base:
-    """A loaded base: its network in eval mode, frozen, channels_last. Patches are bound beside it, never into it."""
+    """A network in eval mode, frozen, in the memory format that suits it. Patches are bound beside it, never into it.
 
-    def __init__(self, spec: BaseSpec, network: EfficientNetLite) -> None:
-        self.spec = spec
-        self.network = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+    Any `nn.Module` that maps images [N, 3, R, R] to logits through a last linear layer will do.
+    """
+
+    def __init__(self, name: str, network: nn.Module, resolution: int) -> None:
+        """`resolution` is the side of its usual input in pixels. Raises BadInputError for a network without a head."""
+        self.name, self.resolution = name, resolution
+        # torch 2.13 crashes in the backward pass of a group norm in channels_last whose input needs no gradient.
+        grouped = any(isinstance(module, nn.GroupNorm) for module in network.modules())
+        self.memory_format = torch.contiguous_format if grouped else torch.channels_last
+        self.network = network.to(memory_format=self.memory_format).eval().requires_grad_(False)  # type: ignore[call-overload]
+        self.head = final_layer(network)
         self.hash = fingerprint(network)
         self.parameters_count = sum(parameter.numel() for parameter in network.parameters())
-
-    @property
-    def name(self) -> str:
-        """lite0, lite1 or lite2."""
-        return self.spec.name
 
     def __repr__(self) -> str:
         return f"Base({self.name}, {self.hash[:12]})"
@@ -135,4 +138,4 @@ def load_base(name: str) -> Base:
         network.load_state_dict({_own_name(key): value for key, value in packaged.items()}, strict=True, assign=True)
     except RuntimeError as error:
         raise UnavailableError(f"The weights in {path} are not those of base '{name}': {error}", hint=hint) from error
-    return Base(spec, network)
+    return Base(spec.name, network, spec.resolution)

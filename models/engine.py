@@ -95,7 +95,7 @@ class TorchEngine:
             self.patched.apply(patch)
         bound = time.perf_counter()
         with torch.inference_mode():
-            logits: Tensor = self.patched.network(inputs.contiguous(memory_format=torch.channels_last))
+            logits: Tensor = self.patched.network(inputs.contiguous(memory_format=self.patched.base.memory_format))
         done = time.perf_counter()
         return EngineRun(logits, (bound - start) * 1e3, (done - bound) * 1e3, self.name)
 

@@ -20,7 +20,9 @@ from .patches.patch import Patch
 
 TOLERANCE = 1e-3  # of the largest logit of the reference, or of 1 where that is smaller
 GRAPHS_KEPT = 12  # compiled graphs, one a resolution and batch size
-AFFINE = frozenset((PatchKind.SCALE_BIAS, PatchKind.HEAD))  # kinds that need no graph of their own
+AFFINE = frozenset(
+    (PatchKind.SCALE_BIAS, PatchKind.HEAD, PatchKind.RANDOM_HEAD)
+)  # kinds that need no graph of their own
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .efficientnet_lite import ConvNorm, EfficientNetLite, InvertedResidual
+from .networks.efficientnet_lite import ConvNorm, EfficientNetLite, InvertedResidual
 
 Row = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Filters = Mapping[str, Row]

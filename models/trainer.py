@@ -35,12 +35,25 @@ from .bases import Base
 from .checkpoint import Checkpoint, Finished, Position, load_checkpoint, save_checkpoint
 from .datasets import DataSet, Sample, defect, normalised, open_data, pixels
 from .evaluation import wilson
+from .networks import features_of, unit_of, units_of
 from .patched import PatchedNetwork
-from .patches import KINDS, Patch, save_patch
+from .patches import Patch, make_kinds, owners, save_patch, trainable
 from .patches.base_fraction import BaseFraction
-from .patches.shapes import tensor_of
+from .patches.shapes import copy_of
 
-LEARNING_RATES = {PatchKind.HEAD: 5e-3, PatchKind.SCALE_BIAS: 5e-3, PatchKind.BASE_FRACTION: 5e-4}
+LEARNING_RATES = {
+    PatchKind.SCALE_BIAS: 5e-3,
+    PatchKind.DEPTHWISE: 2e-3,
+    PatchKind.SEPARABLE: 5e-4,
+    PatchKind.ADDED_NEURONS: 2e-3,
+    PatchKind.ADDED_LAYER: 2e-3,
+    PatchKind.SQUEEZE_EXCITE: 2e-3,
+    PatchKind.OWN_SQUEEZE_EXCITE: 2e-3,
+    PatchKind.GATE: 5e-2,  # through a sigmoid that starts where it is flat
+    PatchKind.HEAD: 5e-3,
+    PatchKind.RANDOM_HEAD: 5e-3,
+    PatchKind.BASE_FRACTION: 5e-4,
+}
 EVALUATION_BATCH = 64
 PROGRESS_EVERY_S = 0.25
 BROKEN_NAMED = 5
@@ -203,9 +216,11 @@ class Trainer:
                 if score is None:
                     return None
                 scores[name] = score
+        rung.close()
         tensors = rung.patch_tensors()
         kinds = self._spec.kinds if rung.fraction == 0 else (*self._spec.kinds, PatchKind.BASE_FRACTION)
-        parameters = rung.trained_count()
+        counts = rung.counts()
+        parameters = sum(counts.values())
         metadata = PatchMetadata(
             base=self._base.name,
             base_hash=self._base.hash,
@@ -214,7 +229,9 @@ class Trainer:
             kinds=kinds,
             resolution=rung.resolution,
             preprocessing=self._task.preprocessing,
+            options=self._spec.options,
             parameters=parameters,
+            parameters_by_kind=counts,
             base_parameters=self._base.parameters_count,
             training=TrainingRecord(
                 job_id=self._job_id,
@@ -246,7 +263,6 @@ class Trainer:
             seconds=self._position.seconds,
         )
         finished = Finished(result=result, metadata=metadata)
-        rung.close()
         self._rung = None
         self._position = Position(rung=self._position.rung + 1, finished=(*self._position.finished, finished))
         save_checkpoint(self._checkpoint_dir, Checkpoint(self._position, {}))
@@ -263,32 +279,35 @@ class _Rung:
         self.samples_per_s: float | None = None
         self._base, self._task, self._spec, self._train = base, task, spec, train
         self._network = base.network
-        self._units = _unit_of_each_tensor(base.network)
+        self._kinds = make_kinds(spec.kinds, spec.options)
         self._patched = PatchedNetwork(base)
         self._parameters: dict[str, nn.Parameter] = {}
+        self._units: dict[str, int] = {}
+        classes = len(task.labels)
         self._rates: dict[str, float] = {}
         self._features: Tensor | None = None
         self._head_only = False
         self._evaluated: dict[str, tuple[int, int]] = {}  # part: right answers, images seen
-        for kind in spec.kinds:
-            for name in KINDS[kind].trainable(base.network):
-                self._add(name, kind)
+        start = {
+            name: tensor for kind in reversed(self._kinds) for name, tensor in kind.start(base.network, classes).items()
+        }
+        for name, kind in trainable(self._kinds, base.network).items():
+            self._add(name, kind.kind, start.pop(name))
+        self._constant = start  # running statistics, and heads that stay as drawn
+        self._own = frozenset(self._parameters)
         # Tensors of the base that an earlier slice unfroze stand in the checkpoint too.
         for name in sorted(key[2:] for key in restored if key.startswith("p.")):
             if name not in self._parameters:
-                self._add(name, PatchKind.BASE_FRACTION)
+                self._add(name, PatchKind.BASE_FRACTION, copy_of(base.network, name))
                 self.fraction = 1.0
         self._optimiser = self._make_optimiser({})
         self._restore(restored)
 
-    def _add(self, name: str, kind: PatchKind) -> None:
-        origin = tensor_of(self._network, name)
-        shape = KINDS[kind].shape(self._network, name, len(self._task.labels))
-        start = origin.detach().clone(memory_format=torch.preserve_format) if kind is not PatchKind.HEAD else None
-        # A zero head answers every class alike: the first gradients are the data's, not those of a random draw.
-        value = start if start is not None else torch.zeros(shape, dtype=origin.dtype)
-        self._parameters[name] = nn.Parameter(value, requires_grad=False)
+    def _add(self, name: str, kind: PatchKind, start: Tensor) -> None:
+        self._parameters[name] = nn.Parameter(start, requires_grad=False)
         self._rates[name] = self._spec.learning_rate or LEARNING_RATES[kind]
+        site, added, _ = name.partition(":")
+        self._units[name] = unit_of(self._network, site if added else name.rpartition(".")[0])
 
     def _make_optimiser(self, state: Mapping[Tensor, Any]) -> torch.optim.Adam:
         groups = [{"params": [p], "lr": self._rates[n], "base_lr": self._rates[n]} for n, p in self._parameters.items()]
@@ -317,15 +336,17 @@ class _Rung:
 
     def follow(self, plan: TrainingPlan) -> None:
         """Let `plan` decide what trains: patch parameters from its reach on, its share of the base, always the head."""
-        unfrozen = set(BaseFraction(plan.fraction).trainable(self._network)) if plan.fraction > 0 else set()
+        self._patched.remove()  # names are those of the network without layers joined to it
+        chosen = BaseFraction(fraction=plan.fraction).trainable(self._network) if plan.fraction > 0 else ()
+        unfrozen = set(chosen)
         fresh = [name for name in sorted(unfrozen) if name not in self._parameters]
         for name in fresh:
-            self._add(name, PatchKind.BASE_FRACTION)
+            self._add(name, PatchKind.BASE_FRACTION, copy_of(self._network, name))
         if fresh:
             self._optimiser = self._make_optimiser(self._optimiser.state)
         self.fraction = max(self.fraction, plan.fraction)
-        own = {name for kind in self._spec.kinds for name in KINDS[kind].trainable(self._network)}
-        units = len(self._network.units)
+        own = self._own
+        units = len(units_of(self._network))
         first = units - round(plan.reach * units)
         for name, parameter in self._parameters.items():
             parameter.requires_grad_(name in unfrozen or (name in own and self._units[name] >= first))
@@ -343,7 +364,7 @@ class _Rung:
         self._bind()
 
     def _bind(self) -> None:
-        self._patched.bind(self._parameters)
+        self._patched.bind({**self._constant, **self._parameters}, self._kinds)
 
     @property
     def needs_features(self) -> bool:
@@ -355,19 +376,23 @@ class _Rung:
         with torch.no_grad():
             self._features = torch.cat(
                 [
-                    self._network.features(normalised(batch, self._task.preprocessing))
+                    features_of(self._network, self._inputs(batch))
                     for batch in torch.split(self._train.images, EVALUATION_BATCH)
                 ]
             )
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        inputs = normalised(images, self._task.preprocessing)
+        return inputs.contiguous(memory_format=self._base.memory_format)
 
     def step(self, number: int) -> float:
         """One optimiser step; the loss. Raises TrainingError when it is not a number."""
         began = time.perf_counter()
         chosen = self._batch(number)
         if self._features is not None:
-            logits = self._network.classifier(self._features[chosen])
+            logits = self._network.get_submodule(self._base.head)(self._features[chosen])
         else:
-            logits = self._network(normalised(self._train.images[chosen], self._task.preprocessing))
+            logits = self._network(self._inputs(self._train.images[chosen]))
         loss = nn.functional.cross_entropy(logits, self._train.classes[chosen])
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -403,7 +428,7 @@ class _Rung:
         with torch.inference_mode():
             while start < len(part.classes):
                 images, classes = part.images[start:][:EVALUATION_BATCH], part.classes[start:][:EVALUATION_BATCH]
-                answers = self._network(normalised(images, self._task.preprocessing)).argmax(1)
+                answers = self._network(self._inputs(images)).argmax(1)
                 correct, start = correct + int((answers == classes).sum()), start + len(classes)
                 self._evaluated[name] = correct, start
                 if start < len(part.classes) and should_yield():
@@ -420,17 +445,18 @@ class _Rung:
                 )
 
     def patch_tensors(self) -> dict[str, Tensor]:
-        """All tensors of the patch: what was trained, and the running statistics that belong to its kinds."""
-        tensors = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
-        for kind in self._spec.kinds:
-            for name in KINDS[kind].tensors(self._network):
-                if name not in tensors:
-                    tensors[name] = tensor_of(self._network, name).detach().clone()
-        return tensors
+        """All tensors of the patch: what was trained, and what belongs to its kinds without being trained."""
+        trained = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        return {**self._constant, **trained}
 
-    def trained_count(self) -> int:
-        """Numbers in the patch that an optimiser may move."""
-        return sum(parameter.numel() for parameter in self._parameters.values())
+    def counts(self) -> dict[PatchKind, int]:
+        """Numbers in the patch that an optimiser may move, kind by kind."""
+        counts = dict.fromkeys(self._spec.kinds, 0)
+        owned = owners(self._kinds, self._network)
+        for name, parameter in self._parameters.items():
+            kind = owned[name].kind if name in self._own else PatchKind.BASE_FRACTION
+            counts[kind] = counts.get(kind, 0) + parameter.numel()
+        return counts
 
     def close(self) -> None:
         """Give the base back as it was."""
@@ -454,10 +480,3 @@ def _subset(samples: tuple[Sample, ...], spec: TrainSpec) -> tuple[Sample, ...]:
         return samples
     order = _permutation(len(samples), spec.seed, SUBSET_SALT)
     return tuple(samples[i] for i in order[: spec.max_samples].tolist())
-
-
-def _unit_of_each_tensor(network: nn.Module) -> dict[str, int]:
-    """The index of the unit that each parameter stands in; the head counts as one more unit."""
-    units: tuple[nn.Module, ...] = network.units  # type: ignore[assignment]
-    index = {id(p): number for number, unit in enumerate(units) for p in unit.parameters()}
-    return {name: index.get(id(p), len(units)) for name, p in network.named_parameters()}

@@ -23,11 +23,40 @@ class Preprocessing(Frozen):
 
 
 class PatchKind(StrEnum):
-    """The patch kinds that exist; each is one module of `patchd.models.patches`."""
+    """The patch kinds that exist; each is one module of `patchd.models.patches`.
+
+    Where several change one layer, they act on it in this order.
+    """
 
     SCALE_BIAS = "scale_bias"
+    DEPTHWISE = "depthwise"
+    SEPARABLE = "separable"
+    ADDED_NEURONS = "added_neurons"
+    ADDED_LAYER = "added_layer"
+    SQUEEZE_EXCITE = "squeeze_excite"
+    OWN_SQUEEZE_EXCITE = "own_squeeze_excite"
+    GATE = "gate"
     HEAD = "head"
+    RANDOM_HEAD = "random_head"
     BASE_FRACTION = "base_fraction"
+
+
+class KindOptions(Frozen):
+    """Where a patch kind acts, and how large it is; a kind refuses what it has no use for."""
+
+    where: str | None = Field(
+        None, description="names of layers, * for any part, several with commas; absent: what suits the base"
+    )
+    rank: int | None = Field(
+        None, ge=0, description="separable: width of the bottleneck; added_layer: 0 is a whole one"
+    )
+    expansion: int | None = Field(None, ge=1, description="separable: filters for each input channel")
+    reduction: int | None = Field(None, ge=1, description="squeeze_excite: channels over hidden ones")
+    neurons: int | None = Field(None, ge=1, description="added_neurons: how many beside each layer")
+    seed: int | None = Field(None, ge=0, description="random_head, added_neurons: of what is drawn")
+
+
+Options = dict[PatchKind, KindOptions]
 
 
 class TaskSpec(Frozen):
@@ -83,7 +112,9 @@ class PatchMetadata(Frozen):
     kinds: tuple[PatchKind, ...]
     resolution: Side
     preprocessing: Preprocessing
+    options: Options = Field({}, description="by kind: where it acts and how large it is")
     parameters: int = Field(ge=0, description="trainable numbers in the patch; running statistics not counted")
+    parameters_by_kind: dict[PatchKind, int] = Field({}, description="the same, kind by kind")
     base_parameters: int = Field(ge=1)
     training: TrainingRecord | None = None
     created_s: float
@@ -94,6 +125,7 @@ class TrainSpec(Frozen):
 
     task: Name
     kinds: tuple[PatchKind, ...] = (PatchKind.SCALE_BIAS, PatchKind.HEAD)
+    options: Options = Field({}, description="by kind: where it acts and how large it is")
     resolutions: tuple[Side, ...] = Field((), description="empty: all rungs of the task")
     epochs: int = Field(4, ge=1, le=1000)
     batch_size: int = Field(32, ge=2, le=512)

@@ -1,20 +1,21 @@
-"""What a patch kind is, and the registry of those that exist."""
+"""What a patch kind is: the tensors that it owns in a network, and the layers that it adds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...policies.task import PatchKind
-from .base_fraction import BaseFraction
-from .head import Head
-from .scale_bias import ScaleBias
 
 
 class Kind(Protocol):
-    """Which tensors of a network a patch of this kind owns. Names are those of the network's state dict."""
+    """Which tensors a patch of this kind holds for a network, and how they come into its forward pass.
+
+    A tensor that takes the place of one of the network's bears its name. A tensor of an added layer is called
+    `site:kind.leaf`, where `site` is the path of the module that the layer is joined to. All methods want the network
+    without a patch bound to it.
+    """
 
     @property
     def kind(self) -> PatchKind:
@@ -26,31 +27,35 @@ class Kind(Protocol):
         """Whether a patch may hold only some of the owned tensors."""
         ...
 
+    @property
+    def affine(self) -> bool:
+        """Whether a patch of this kind is a per-channel multiply-add, or the head: rows of numbers beside one graph."""
+        ...
+
     def tensors(self, network: nn.Module) -> tuple[str, ...]:
         """All parameters and buffers that a patch of this kind may hold, in forward order."""
         ...
 
     def trainable(self, network: nn.Module) -> tuple[str, ...]:
-        """Those of `tensors` that an optimiser moves; the others are running statistics."""
+        """Those of `tensors` that an optimiser moves; the others are running statistics, or stay as drawn."""
         ...
 
     def shape(self, network: nn.Module, name: str, classes: int) -> tuple[int, ...]:
         """The shape that tensor `name` must have for a task of `classes` classes."""
         ...
 
+    def start(self, network: nn.Module, classes: int) -> dict[str, Tensor]:
+        """The values of all `tensors` before training, from which the patched network answers as the base or close."""
+        ...
 
-KINDS: Mapping[PatchKind, Kind] = {
-    PatchKind.SCALE_BIAS: ScaleBias(),
-    PatchKind.HEAD: Head(),
-    PatchKind.BASE_FRACTION: BaseFraction(1.0),
-}
+    def sites(self, network: nn.Module) -> tuple[str, ...]:
+        """Paths of the modules that layers are joined to; none for kinds that only replace tensors."""
+        ...
 
+    def skeleton(self, module: nn.Module) -> nn.Module:
+        """The layer to join to `module`, its values still to be given."""
+        ...
 
-def kind_tensors(kinds: Iterable[PatchKind], network: nn.Module) -> dict[str, Kind]:
-    """Every tensor that a patch of these kinds may hold, with the kind that owns it."""
-    return {name: KINDS[kind] for kind in kinds for name in KINDS[kind].tensors(network)}
-
-
-def kind_trainable(kinds: Iterable[PatchKind], network: nn.Module) -> tuple[str, ...]:
-    """The names of all trained tensors of these kinds."""
-    return tuple(name for kind in kinds for name in KINDS[kind].trainable(network))
+    def joined(self, module: nn.Module, layer: nn.Module) -> nn.Module:
+        """What stands in the place of `module` once `layer` is joined to it."""
+        ...

@@ -25,7 +25,7 @@ from ...policies.errors import NotFoundError, PatchMismatchError
 from ...policies.task import PatchMetadata
 from ..bases import Base
 from ..durable import write_durably
-from .kind import kind_tensors
+from .kinds import make_kinds, owners
 from .shapes import tensor_of
 
 FORMAT = 1
@@ -112,24 +112,25 @@ def check_fits(patch: Patch, base: Base) -> None:
             hint="Train the patch again on this base.",
         )
     network, classes = base.network, len(metadata.labels)
-    owners = kind_tensors(metadata.kinds, network)
+    owned = owners(make_kinds(metadata.kinds, metadata.options), network)
     kinds = ", ".join(metadata.kinds)
-    for name, kind in owners.items():
+    for name, kind in owned.items():
         if name not in patch.tensors and not kind.partial:
             raise PatchMismatchError(f"The patch lacks tensor '{name}', which its kind '{kind.kind}' needs.")
     for name, tensor in patch.tensors.items():
-        owner = owners.get(name)
+        owner = owned.get(name)
         if owner is None:
             raise PatchMismatchError(f"The patch holds tensor '{name}', which does not belong to its kinds ({kinds}).")
-        expected, dtype = owner.shape(network, name, classes), tensor_of(network, name).dtype
+        expected = owner.shape(network, name, classes)
+        dtype = torch.float32 if ":" in name else tensor_of(network, name).dtype
         if tuple(tensor.shape) != expected:
             raise PatchMismatchError(
                 f"Tensor '{name}' of the patch has shape {list(tensor.shape)}; the base needs {list(expected)}."
             )
         if tensor.dtype != dtype:
             raise PatchMismatchError(f"Tensor '{name}' of the patch is {tensor.dtype}; the base needs {dtype}.")
-    outputs = network.classifier.out_features
-    if "classifier.weight" not in owners and classes != outputs:
+    outputs = network.get_submodule(base.head).out_features
+    if f"{base.head}.weight" not in owned and classes != outputs:
         raise PatchMismatchError(
             f"The patch names {classes} classes but brings no head; base '{base.name}' has {outputs}."
         )

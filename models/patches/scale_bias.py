@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...policies.task import PatchKind
-from .shapes import shape_of
+from .replacing import Replacing
+from .shapes import join
 
 NORMS: tuple[type[nn.Module], ...] = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -17,30 +19,25 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True, slots=True)
-class ScaleBias:
-    """Chosen by module type, never by name: batch, layer and group norm of any network."""
+class ScaleBias(Replacing):
+    """Chosen by module type, never by name alone: batch norm and renorm, layer norm and group norm of any network."""
 
-    kind: PatchKind = PatchKind.SCALE_BIAS
-    partial: bool = False
+    kind: ClassVar[PatchKind] = PatchKind.SCALE_BIAS
+    affine: ClassVar[bool] = True
 
     def tensors(self, network: nn.Module) -> tuple[str, ...]:
         """weight, bias, running_mean and running_var of every norm, as far as each has them."""
-        return _of_norms(network, _LEARNED + _STATISTICS)
+        return self._of_norms(network, _LEARNED + _STATISTICS)
 
     def trainable(self, network: nn.Module) -> tuple[str, ...]:
         """weight and bias of every norm."""
-        return _of_norms(network, _LEARNED)
+        return self._of_norms(network, _LEARNED)
 
-    def shape(self, network: nn.Module, name: str, classes: int) -> tuple[int, ...]:  # noqa: ARG002
-        """As in the network."""
-        return shape_of(network, name)
-
-
-def _of_norms(network: nn.Module, leaves: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(
-        f"{path}.{leaf}" if path else leaf
-        for path, module in network.named_modules()
-        if isinstance(module, NORMS)
-        for leaf in leaves
-        if getattr(module, leaf, None) is not None
-    )
+    def _of_norms(self, network: nn.Module, leaves: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(
+            join(path, leaf)
+            for path, module in self.modules(network)
+            if isinstance(module, NORMS)
+            for leaf in leaves
+            if getattr(module, leaf, None) is not None
+        )

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from patchd.models.bases import BASES, Base, BaseSpec, fingerprint, imagenet_labels, load_base
-from patchd.models.efficientnet_lite import EfficientNetLite, SameConv2d, same_padding, scaled_channels
 from patchd.models.engine import TorchEngine
+from patchd.models.networks.efficientnet_lite import EfficientNetLite, SameConv2d, same_padding, scaled_channels
 from patchd.models.preprocessing import decode_image, to_input
 from patchd.policies.errors import NotFoundError, UnavailableError
 from patchd.policies.task import Preprocessing

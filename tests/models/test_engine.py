@@ -6,7 +6,7 @@ import pytest
 import torch
 from patchd.models.bases import Base, load_base
 from patchd.models.engine import Engine, TorchEngine
-from patchd.models.patches import Patch, kind_tensors
+from patchd.models.patches import Patch, make_kinds, owners
 from patchd.models.patches.shapes import tensor_of
 from patchd.policies.errors import BadInputError
 from patchd.policies.task import PatchKind, PatchMetadata, Preprocessing
@@ -22,7 +22,7 @@ def nudged_patch(base: Base, classes: int, seed: int) -> Patch:
     kinds = (PatchKind.SCALE_BIAS, PatchKind.HEAD)
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, kind in kind_tensors(kinds, base.network).items():
+    for name, kind in owners(make_kinds(kinds, {}), base.network).items():
         shape = kind.shape(base.network, name, classes)
         noise = torch.randn(shape, generator=generator)
         own = tensor_of(base.network, name)
@@ -36,7 +36,7 @@ def nudged_patch(base: Base, classes: int, seed: int) -> Patch:
 
 def by_copy(base: Base, patch: Patch, inputs: torch.Tensor) -> torch.Tensor:
     """The reference: a separate network that holds the patch's values as its own."""
-    from patchd.models.efficientnet_lite import EfficientNetLite
+    from patchd.models.networks.efficientnet_lite import EfficientNetLite
 
     network = EfficientNetLite(classes=len(patch.metadata.labels)).eval()
     network.load_state_dict({**base.network.state_dict(), **patch.tensors})

@@ -6,11 +6,14 @@ A chain of *units*: stem, inverted residual blocks, neck. Then global average po
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+
+from ...policies.task import PatchKind
 
 STEM_CHANNELS = 32
 NECK_CHANNELS = 1280
@@ -106,6 +109,13 @@ class EfficientNetLite(nn.Module):
 
     Input: float32 [N, 3, R, R], normalised; any R of at least 32, best a multiple of 32. Output: logits [N, classes].
     """
+
+    patch_sites: ClassVar[Mapping[PatchKind, str]] = {  # where a kind stays under 2 % of the parameters
+        PatchKind.ADDED_NEURONS: "blocks.*.project.conv",
+        PatchKind.ADDED_LAYER: "blocks.*.project.norm",
+        PatchKind.SQUEEZE_EXCITE: "blocks.*.project.norm",
+        PatchKind.GATE: "blocks.*.depthwise.norm",
+    }
 
     def __init__(self, width: float = 1.0, depth: float = 1.0, classes: int = 1000) -> None:
         super().__init__()

@@ -1,0 +1,7 @@
+"""The networks themselves, and what patchd asks of any network: its final layer and its units in forward order."""
+
+from .batch_renorm import BatchRenorm2d
+from .efficientnet_lite import EfficientNetLite
+from .parts import features_of, final_layer, unit_of, units_of
+
+__all__ = ["BatchRenorm2d", "EfficientNetLite", "features_of", "final_layer", "unit_of", "units_of"]
