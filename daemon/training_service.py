@@ -41,6 +41,7 @@ from .workers.protocol import (
     YieldSlice,
 )
 
+HEADS = {PatchKind.HEAD, PatchKind.RANDOM_HEAD}
 FINAL = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 RUNNABLE = (JobState.RUNNING, JobState.QUEUED)
 CRASHES_BEFORE_FAILURE = 3  # in a row without a finished slice between them
@@ -96,7 +97,7 @@ class TrainingService:
             )
         if not spec.kinds:
             raise BadInputError("A job needs at least one patch kind.", hint="For example scale_bias,head.")
-        if PatchKind.HEAD not in spec.kinds and task.labels != imagenet_labels():
+        if not HEADS & set(spec.kinds) and task.labels != imagenet_labels():
             raise BadInputError(
                 f"Task '{task.name}' has labels of its own, so the base's final layer cannot answer it.",
                 hint="Add the kind head.",

@@ -37,7 +37,7 @@ from .datasets import DataSet, Sample, defect, normalised, open_data, pixels
 from .evaluation import wilson
 from .networks import features_of, unit_of, units_of
 from .patched import PatchedNetwork
-from .patches import Patch, make_kinds, owners, save_patch, trainable
+from .patches import Patch, check_useful, make_kinds, owners, save_patch, trainable
 from .patches.base_fraction import BaseFraction
 from .patches.shapes import copy_of
 
@@ -77,9 +77,10 @@ class Trainer:
     def __init__(
         self, base: Base, task: TaskSpec, spec: TrainSpec, job_id: str, checkpoint_dir: Path, patches_dir: Path
     ) -> None:
-        """List the data and find the last checkpoint. Raises DataSetError."""
+        """List the data and find the last checkpoint. Raises DataSetError, or BadInputError for kinds of no use."""
         if task.data is None:
             raise TrainingError(f"Task '{task.name}' has no data set.")
+        check_useful(make_kinds(spec.kinds, spec.options), base.network)
         self._base, self._task, self._spec, self._job_id = base, task, spec, job_id
         self._checkpoint_dir, self._patches_dir = checkpoint_dir, patches_dir
         self._data: DataSet = open_data(task.data)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .decision import TrainingPlan
 from .snapshot import Frozen
@@ -57,6 +58,35 @@ class KindOptions(Frozen):
 
 
 Options = dict[PatchKind, KindOptions]
+
+KIND_OPTIONS: Mapping[PatchKind, tuple[str, ...]] = {  # what each kind has a use for
+    PatchKind.SCALE_BIAS: ("where",),
+    PatchKind.DEPTHWISE: ("where",),
+    PatchKind.SEPARABLE: ("where", "expansion", "rank"),
+    PatchKind.ADDED_NEURONS: ("where", "neurons", "seed"),
+    PatchKind.ADDED_LAYER: ("where", "rank"),
+    PatchKind.SQUEEZE_EXCITE: ("where", "reduction"),
+    PatchKind.OWN_SQUEEZE_EXCITE: ("where",),
+    PatchKind.GATE: ("where",),
+    PatchKind.HEAD: (),
+    PatchKind.RANDOM_HEAD: ("seed",),
+    PatchKind.BASE_FRACTION: (),
+}
+
+
+def check_kinds(kinds: Iterable[PatchKind], options: Options) -> None:
+    """Raise ValueError, one sentence, for kinds or options that contradict each other."""
+    asked = set(kinds)
+    if {PatchKind.HEAD, PatchKind.RANDOM_HEAD} <= asked:
+        raise ValueError("A patch has one head: learned (head) or left as drawn (random_head), not both.")
+    for kind, given in sorted(options.items()):
+        if kind not in asked:
+            raise ValueError(f"There are options for '{kind}', which is not among the patch's kinds.")
+        known = KIND_OPTIONS[kind]
+        wrong = sorted(given.model_dump(exclude_none=True).keys() - set(known))
+        if wrong:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise ValueError(f"The patch kind '{kind}' has no option '{wrong[0]}'; {takes}.")
 
 
 class TaskSpec(Frozen):
@@ -132,6 +162,11 @@ class TrainSpec(Frozen):
     learning_rate: float | None = Field(None, gt=0, le=10, description="absent: the default of the patch kinds")
     seed: int = Field(0, ge=0)
     max_samples: int | None = Field(None, ge=8, description="use at most this many training images")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSpec:
+        check_kinds(self.kinds, self.options)
+        return self
 
 
 class JobState(StrEnum):

@@ -15,6 +15,7 @@ from . import render
 from .common import Settings, json_option, pass_settings, print_body
 
 if TYPE_CHECKING:
+    from ...policies.task import PatchKind, PatchMetadata
     from ..api.schemas import PatchView
 
 
@@ -140,6 +141,7 @@ def patch_text(view: PatchView) -> str:
         ("in force", "yes" if view.in_force else "no"),
         ("kinds", ", ".join(meta.kinds)),
         ("parameters", f"{meta.parameters} ({render.percent(view.share, 2)} of the base's {meta.base_parameters})"),
+        *(_kind_row(kind, count, meta) for kind, count in meta.parameters_by_kind.items()),
         ("file", render.bytes_(view.bytes)),
         ("base", f"{meta.base}, sha256 {render.short(meta.base_hash)}"),
         ("labels", str(len(meta.labels))),
@@ -158,6 +160,15 @@ def patch_text(view: PatchView) -> str:
             ("test", render.accuracy(record.test)),
         ]
     return render.fields(pairs)
+
+
+def _kind_row(kind: PatchKind, count: int, meta: PatchMetadata) -> tuple[str, str]:
+    """What one kind adds, and the options that it was given."""
+    options = meta.options.get(kind)
+    given = {} if options is None else options.model_dump(exclude_none=True)
+    shown = ", ".join(f"{key} {value}" for key, value in given.items())
+    share = render.percent(count / meta.base_parameters, 2)
+    return f"  {kind}", f"{count} ({share} of the base)" + (f"; {shown}" if shown else "")
 
 
 def _accuracy(view: PatchView) -> float | None:

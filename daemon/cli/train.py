@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+import re
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
 import click
 
+from ...policies.task import KindOptions, Options, PatchKind
 from ..client import JobAction
 from . import render
 from .common import Settings, Sides, Words, json_option, pass_settings, print_body
@@ -15,7 +17,32 @@ if TYPE_CHECKING:
     from ...policies.task import RungResult
     from ..api.schemas import JobView
 
-KINDS = ("scale_bias", "head")  # base_fraction is not asked for: the training allocation decides it
+KINDS = tuple(kind.value for kind in PatchKind if kind is not PatchKind.BASE_FRACTION)  # the allocation decides that
+
+
+class KindOption(click.ParamType[tuple[str, str, str]]):
+    """KIND.KEY=VALUE."""
+
+    name = "kind.key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str, str]:
+        """The three parts, the first one being a patch kind."""
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"(\w+)\.(\w+)=(.+)", str(value))
+        if found is None:
+            self.fail(f"'{value}' is not of the form KIND.KEY=VALUE", param, ctx)
+        if found.group(1) not in KINDS:
+            self.fail(f"'{found.group(1)}' is not one of {', '.join(KINDS)}", param, ctx)
+        return found.group(1), found.group(2), found.group(3)
+
+
+def _options(given: tuple[tuple[str, str, str], ...]) -> Options:
+    """The options kind by kind. Raises pydantic's ValidationError."""
+    merged: dict[str, dict[str, str]] = {}
+    for kind, key, value in given:
+        merged.setdefault(kind, {})[key] = value
+    return {PatchKind(kind): KindOptions.model_validate(values) for kind, values in merged.items()}
 
 
 @click.group()
@@ -27,7 +54,9 @@ def train() -> None:
     epilog=(
         "\b\nExamples:\n"
         "  patchctl train submit --task digits --follow\n"
-        "  patchctl train submit --task digits --kinds head --resolutions 128,96 --epochs 2\n\n"
+        "  patchctl train submit --task digits --kinds head --resolutions 128,96 --epochs 2\n"
+        "  patchctl train submit --task digits --kinds gate,added_layer,head --option gate.where='blocks.1*' \\\n"
+        "    --option added_layer.rank=4\n\n"
         "With --follow, Ctrl-C ends only the following; the job goes on."
     )
 )
@@ -38,6 +67,14 @@ def train() -> None:
     default=("scale_bias", "head"),
     metavar="K,K",
     help=f"Patch kinds, of {', '.join(KINDS)}.  [default: scale_bias,head]",
+)
+@click.option(
+    "--option",
+    "options",
+    type=KindOption(),
+    multiple=True,
+    metavar="KIND.KEY=VALUE",
+    help="Where a kind acts or how large it is, as docs/patches.md lists; may be given several times.",
 )
 @click.option("--resolutions", type=Sides(), metavar="PX,PX", help="The rungs to train, pixels.  [default: all]")
 @click.option("--epochs", type=click.IntRange(1, 1000), default=4, show_default=True, help="Passes over the data.")
@@ -56,6 +93,7 @@ def submit(
     settings: Settings,
     task: str,
     kinds: tuple[str, ...],
+    options: tuple[tuple[str, str, str], ...],
     resolutions: tuple[int, ...] | None,
     epochs: int,
     batch_size: int,
@@ -69,12 +107,13 @@ def submit(
     from pydantic import ValidationError
 
     from ...policies.errors import BadInputError
-    from ...policies.task import PatchKind, TrainSpec
+    from ...policies.task import TrainSpec
 
     try:
         spec = TrainSpec(
             task=task,
             kinds=tuple(PatchKind(kind) for kind in kinds),
+            options=_options(options),
             resolutions=resolutions or (),
             epochs=epochs,
             batch_size=batch_size,
@@ -84,7 +123,9 @@ def submit(
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise BadInputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise BadInputError(f"{where}: {message}." if where else f"{message}.") from error
     with settings.client() as client:
         if as_json and not follow:
             print_body(client.request("POST", "/v1/jobs", body=spec.model_dump_json().encode()))

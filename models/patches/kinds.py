@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from torch import nn
 
 from ...policies.errors import BadInputError
-from ...policies.task import KindOptions, PatchKind
+from ...policies.task import KindOptions, Options, PatchKind, check_kinds
 from .added_layer import AddedLayer
 from .added_neurons import AddedNeurons
 from .base_fraction import BaseFraction
@@ -34,35 +33,25 @@ _TYPES: Mapping[PatchKind, Any] = {
     PatchKind.RANDOM_HEAD: RandomHead,
     PatchKind.BASE_FRACTION: BaseFraction,
 }
-_WHOLE_HEADS = (PatchKind.HEAD, PatchKind.RANDOM_HEAD)
 
 
 def make_kind(kind: PatchKind, options: KindOptions | None = None) -> Kind:
     """One kind with its options. Raises BadInputError for an option that it has no use for."""
-    given = {} if options is None else options.model_dump(exclude_none=True)
-    known = {field.name for field in fields(_TYPES[kind])} & set(KindOptions.model_fields)
-    if kind in _WHOLE_HEADS:
-        known -= {"where"}
-    if wrong := sorted(given.keys() - known):
-        raise BadInputError(
-            f"The patch kind '{kind}' has no option '{wrong[0]}'.",
-            hint=f"It takes {', '.join(sorted(known))}." if known else "It takes none.",
-        )
-    made: Kind = _TYPES[kind](**given)
-    return made
+    return make_kinds((kind,), {} if options is None else {kind: options})[0]
 
 
-def make_kinds(kinds: Iterable[PatchKind], options: Mapping[PatchKind, KindOptions]) -> tuple[Kind, ...]:
+def make_kinds(kinds: Iterable[PatchKind], options: Options) -> tuple[Kind, ...]:
     """The kinds of a patch with their options, in the order in which they act.
 
-    Raises BadInputError for options of a kind that is not among them, and for two heads.
+    Raises BadInputError for options of no use, and for two heads.
     """
     asked = set(kinds)
-    if stray := sorted(options.keys() - asked):
-        raise BadInputError(f"There are options for '{stray[0]}', which is not among the patch's kinds.")
-    if asked.issuperset(_WHOLE_HEADS):
-        raise BadInputError("A patch has one head: learned (head) or left as drawn (random_head), not both.")
-    return tuple(make_kind(kind, options.get(kind)) for kind in PatchKind if kind in asked)
+    try:
+        check_kinds(asked, options)
+    except ValueError as error:
+        raise BadInputError(str(error)) from None
+    given = {kind: options[kind].model_dump(exclude_none=True) for kind in options}
+    return tuple(_TYPES[kind](**given.get(kind, {})) for kind in PatchKind if kind in asked)
 
 
 def owners(kinds: Sequence[Kind], network: nn.Module) -> dict[str, Kind]:

@@ -172,7 +172,9 @@ def test_no_daemon_is_exit_code_3_and_says_how_to_start_it() -> None:
         (["task", "add", "t", "--data", "sklearn:digits", "--resolutions", "a,b"], "no comma-separated list"),
         (["task", "add", "t", "--data", "sklearn:digits", "--crop", "0"], "0"),
         (["train", "submit"], "--task"),
-        (["train", "submit", "--task", "t", "--kinds", "magic"], "'magic' is not one of scale_bias, head"),
+        (["train", "submit", "--task", "t", "--kinds", "magic"], "'magic' is not one of scale_bias, depthwise"),
+        (["train", "submit", "--task", "t", "--option", "gate"], "'gate' is not of the form KIND.KEY=VALUE"),
+        (["train", "submit", "--task", "t", "--option", "magic.rank=2"], "'magic' is not one of scale_bias"),
         (["train", "submit", "--task", "t", "--epochs", "0"], "0"),
         (["infer", "--task", "t"], "FILE"),
         (["infer", "x.jpg"], "--task"),
@@ -260,6 +262,25 @@ def test_training_is_submitted_as_asked(daemon) -> None:
     sent = json.loads(daemon.seen[0].body)
     assert (sent["kinds"], sent["resolutions"], sent["epochs"]) == (["head"], [96], 2)
     assert (sent["learning_rate"], sent["max_samples"], sent["batch_size"]) == (0.01, 64, 32)
+
+
+def test_options_of_patch_kinds_are_sent_and_wrong_ones_refused_in_one_sentence(daemon) -> None:
+    daemon.on("POST", "/v1/jobs", bodies.job(JobState.QUEUED))
+    submit = ("train", "submit", "--task", "digits", "--kinds", "gate,added_layer,head")
+    options = ("--option", "gate.where=blocks.1*", "--option", "added_layer.rank=4")
+    assert patchctl(*submit, *options, socket=daemon.path).exit_code == 0
+    sent = json.loads(daemon.seen[0].body)["options"]
+    assert (sent["gate"]["where"], sent["added_layer"]["rank"]) == ("blocks.1*", 4)
+    for wrong, sentence in {
+        "gate.rank=4": "The patch kind 'gate' has no option 'rank'; it takes where.",
+        "added_layer.rank=many": "rank: Input should be a valid integer",
+        "added_layer.size=3": "size: Extra inputs are not permitted",
+        "depthwise.where=x": "There are options for 'depthwise', which is not among the patch's kinds.",
+    }.items():
+        result = patchctl(*submit, "--option", wrong, socket=daemon.path)
+        assert result.exit_code == 5
+        assert sentence in result.stderr, result.stderr
+        assert len(result.stderr.splitlines()) == 1
 
 
 def follow_server(daemon: FakeDaemon, *jobs: s.JobView) -> None:

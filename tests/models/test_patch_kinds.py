@@ -113,9 +113,9 @@ def test_a_pattern_names_the_layers():
 @pytest.mark.parametrize(
     ("kind", "options", "sentence"),
     [
-        (PatchKind.GATE, {"rank": 2}, "'gate' has no option 'rank'. It takes where."),
-        (PatchKind.HEAD, {"where": "*"}, "'head' has no option 'where'. It takes none."),
-        (PatchKind.SEPARABLE, {"seed": 2}, "'separable' has no option 'seed'. It takes expansion, rank, where."),
+        (PatchKind.GATE, {"rank": 2}, "'gate' has no option 'rank'; it takes where."),
+        (PatchKind.HEAD, {"where": "*"}, "'head' has no option 'where'; it takes none."),
+        (PatchKind.SEPARABLE, {"seed": 2}, "'separable' has no option 'seed'; it takes where, expansion, rank."),
     ],
 )
 def test_an_option_of_no_use_is_refused_in_one_sentence(kind, options, sentence):

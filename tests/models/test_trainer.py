@@ -37,8 +37,8 @@ from patchd.models.evaluation import evaluate
 from patchd.models.patches import load_patch
 from patchd.models.trainer import Trainer, _Rung
 from patchd.policies.decision import TrainingPlan
-from patchd.policies.errors import DataSetError, TrainingError
-from patchd.policies.task import PatchKind, Preprocessing, TaskSpec, TrainSpec
+from patchd.policies.errors import BadInputError, DataSetError, TrainingError
+from patchd.policies.task import KindOptions, PatchKind, Preprocessing, TaskSpec, TrainSpec
 from PIL import Image
 from torch import Tensor
 
@@ -50,6 +50,7 @@ TASK = TaskSpec(
     preprocessing=Preprocessing(crop_fraction=1.0),
 )
 BOTH = (PatchKind.SCALE_BIAS, PatchKind.HEAD)
+ADDING = tuple(kind for kind in PatchKind if kind not in (*BOTH, PatchKind.BASE_FRACTION, PatchKind.OWN_SQUEEZE_EXCITE))
 SMALL = TrainSpec(task="digits", kinds=BOTH, resolutions=(32,), epochs=2, batch_size=16, max_samples=64)
 PLAN = TrainingPlan(paused=False, reach=1.0, fraction=0.0, cost=0.49)
 
@@ -110,8 +111,9 @@ def bench(base: Base, tmp_path: Path) -> Bench:
         (BOTH, PLAN),
         (BOTH, PLAN.model_copy(update={"reach": 0.39})),
         (BOTH, PLAN.model_copy(update={"fraction": 0.25})),
+        (ADDING, PLAN),
     ],
-    ids=["head", "scale-bias", "reach-39", "fraction-25"],
+    ids=["head", "scale-bias", "reach-39", "fraction-25", "adding"],
 )
 def test_an_interrupted_run_gives_the_very_bits_of_an_uninterrupted_one(
     base: Base, tmp_path: Path, kinds: tuple[PatchKind, ...], plan: TrainingPlan
@@ -356,3 +358,36 @@ def test_finished_rungs_are_told_again_after_a_restart_and_a_yield_ends_the_slic
     worker.channel._sock.close()
     assert worker.process.wait(10) == 0
     assert not isinstance(ended, Note)
+
+
+def test_a_kind_that_finds_nothing_in_the_base_is_refused_before_any_work(bench: Bench) -> None:
+    for spec in (
+        SMALL.model_copy(update={"kinds": (PatchKind.OWN_SQUEEZE_EXCITE, PatchKind.HEAD)}),
+        SMALL.model_copy(
+            update={
+                "kinds": (PatchKind.GATE, PatchKind.HEAD),
+                "options": {PatchKind.GATE: KindOptions(where="nowhere.*")},
+            }
+        ),
+    ):
+        with pytest.raises(BadInputError, match="finds nothing to act on in this base"):
+            bench.trainer(spec)
+
+
+def test_a_patch_of_added_layers_says_what_each_kind_adds_and_answers_as_it_was_evaluated(bench: Bench) -> None:
+    options = {
+        PatchKind.GATE: KindOptions(where="blocks.1*.depthwise.norm"),
+        PatchKind.ADDED_LAYER: KindOptions(rank=2),
+    }
+    kinds = (PatchKind.GATE, PatchKind.ADDED_LAYER, PatchKind.HEAD)
+    finished = bench.train(SMALL.model_copy(update={"kinds": kinds, "options": options}))[0]
+    metadata = finished.metadata
+    assert metadata.options == options
+    assert set(metadata.parameters_by_kind) == set(kinds)
+    assert sum(metadata.parameters_by_kind.values()) == metadata.parameters == finished.result.parameters
+    patch = load_patch(bench.patches / f"{finished.result.patch_id}.safetensors", bench.base)
+    test = open_data("sklearn:digits").test
+    images = normalised(pixels(test, 32, TASK.preprocessing), TASK.preprocessing)
+    answers = TorchEngine(bench.base).run(images, patch).logits.argmax(1)
+    right = float((answers == torch.tensor([sample.label for sample in test])).float().mean())
+    assert right == pytest.approx(finished.result.test.accuracy)
