@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +94,8 @@ def fingerprint(module: nn.Module) -> str:
 class Base:
     """A network in eval mode, frozen, in the memory format that suits it. Patches are bound beside it, never into it.
 
-    Any `nn.Module` that maps images [N, 3, R, R] to logits through a last linear layer will do.
+    Any `nn.Module` that maps images [N, 3, R, R] to logits through a last linear layer will do. `structure` is its copy
+    without numbers: patches are checked against it while another one may be bound to the network.
     """
 
     def __init__(self, name: str, network: nn.Module, resolution: int) -> None:
@@ -103,11 +106,22 @@ class Base:
         self.memory_format = torch.contiguous_format if grouped else torch.channels_last
         self.network = network.to(memory_format=self.memory_format).eval().requires_grad_(False)  # type: ignore[call-overload]
         self.head = final_layer(network)
+        self.structure = _structure(network)
         self.hash = fingerprint(network)
         self.parameters_count = sum(parameter.numel() for parameter in network.parameters())
 
     def __repr__(self) -> str:
         return f"Base({self.name}, {self.hash[:12]})"
+
+
+def _structure(network: nn.Module) -> nn.Module:
+    """The modules and shapes of a network, its tensors on the meta device."""
+    known: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+        for parameter in network.parameters()
+    }
+    known |= {id(buffer): buffer.to("meta") for buffer in network.buffers()}
+    return copy.deepcopy(network, known)
 
 
 def _own_name(packaged: str) -> str:

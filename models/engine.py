@@ -1,12 +1,11 @@
-"""Engines run a patched base on a batch. torch is the reference: any device, every patch kind."""
+"""Engines run a base on a batch, each image under its own patch. torch is the reference: any device, every kind."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,42 +26,64 @@ class EngineRun:
     engine: str
 
 
-class Engine(Protocol):
-    """One base, ready to run with any patch that fits it."""
+@dataclass(frozen=True, slots=True)
+class MixedRun:
+    """A batch's outcome where each image has its own patch: an image's logits [classes] and the engine that ran it."""
+
+    logits: tuple[Tensor, ...]
+    engines: tuple[str, ...]
+    bind_ms: float
+    network_ms: float
+
+
+class Engine(ABC):
+    """One base, ready to run with any patch that fits it. For use from one thread."""
+
+    name: str  # as shown to users
 
     @property
-    def name(self) -> str:
-        """The engine's name as shown to users."""
-        ...
-
-    @property
+    @abstractmethod
     def threads(self) -> int:
         """Threads that one batch is spread over."""
-        ...
 
+    @abstractmethod
     def use_threads(self, threads: int) -> None:
         """Spread the next batches over `threads` threads, where threads that share a processor hold each other up."""
-        ...
 
     @property
-    def refused(self) -> Mapping[int, str]:
-        """Resolutions that the engine leaves to the reference, with the reason in words."""
-        ...
+    def remarks(self) -> Sequence[str]:
+        """What the engine leaves to the reference or does otherwise than asked, in words, oldest first."""
+        return ()
+
+    @abstractmethod
+    def run_mixed(self, inputs: Tensor, patches: Sequence[Patch | None]) -> MixedRun:
+        """Logits and timing of float32 `inputs` [N, 3, R, R], each image under its patch (None: the base as it is).
+
+        Raises BadInputError when `inputs` has another shape, ValueError when there is not one patch for each image.
+        """
 
     def run(self, inputs: Tensor, patch: Patch | None = None) -> EngineRun:
-        """Logits and timing of float32 `inputs` [N, 3, R, R] under `patch` (None: the base as it is)."""
-        ...
+        """The same with one patch for all images."""
+        run = self.run_mixed(inputs, [patch] * len(inputs))
+        return EngineRun(torch.stack(run.logits), run.bind_ms, run.network_ms, run.engines[0])
 
     def predict(self, inputs: Tensor, patch: Patch | None = None) -> Tensor:
-        """Probabilities [N, classes] of the same."""
-        ...
+        """Probabilities [N, classes] of `run`."""
+        return self.run(inputs, patch).logits.softmax(1)
 
 
-class TorchEngine:
+def check_batch(inputs: Tensor, patches: Sequence[Patch | None]) -> None:
+    """Raise BadInputError unless `inputs` is [N, 3, H, W], ValueError unless there are N patches, N at least 1."""
+    if inputs.dim() != 4 or inputs.shape[1] != 3 or not len(inputs):
+        raise BadInputError(f"A batch of images has shape [N, 3, R, R], not {list(inputs.shape)}.")
+    if len(inputs) != len(patches):
+        raise ValueError(f"need one patch for each image, got {len(patches)} for {len(inputs)}")
+
+
+class TorchEngine(Engine):
     """Eager torch in channels_last. The thread count is the process's: all engines of a process share it."""
 
     name = "torch"
-    refused: Mapping[int, str] = MappingProxyType({})  # it is the reference
 
     def __init__(self, base: Base, threads: int | None = None) -> None:
         self.patched = PatchedNetwork(base)
@@ -81,24 +102,23 @@ class TorchEngine:
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
 
-    def run(self, inputs: Tensor, patch: Patch | None = None) -> EngineRun:
-        """See `Engine.run`; the patch stays bound until another is asked for.
-
-        Raises BadInputError when `inputs` has another shape.
-        """
-        if inputs.dim() != 4 or inputs.shape[1] != 3:
-            raise BadInputError(f"A batch of images has shape [N, 3, R, R], not {list(inputs.shape)}.")
-        start = time.perf_counter()
-        if patch is None:
-            self.patched.remove()
-        else:
-            self.patched.apply(patch)
-        bound = time.perf_counter()
-        with torch.inference_mode():
-            logits: Tensor = self.patched.network(inputs.contiguous(memory_format=self.patched.base.memory_format))
-        done = time.perf_counter()
-        return EngineRun(logits, (bound - start) * 1e3, (done - bound) * 1e3, self.name)
-
-    def predict(self, inputs: Tensor, patch: Patch | None = None) -> Tensor:
-        """See `Engine.predict`."""
-        return self.run(inputs, patch).logits.softmax(1)
+    def run_mixed(self, inputs: Tensor, patches: Sequence[Patch | None]) -> MixedRun:
+        """See `Engine.run_mixed`: images of one patch run together; the last one stays bound until another is asked."""
+        check_batch(inputs, patches)
+        logits: list[Tensor] = [inputs] * len(inputs)
+        bind_s = network_s = 0.0
+        for patch in dict.fromkeys(patches):
+            places = [place for place, own in enumerate(patches) if own is patch]
+            start = time.perf_counter()
+            if patch is None:
+                self.patched.remove()
+            else:
+                self.patched.apply(patch)
+            bound = time.perf_counter()
+            own = inputs if len(places) == len(inputs) else inputs[places]
+            with torch.inference_mode():
+                answers = self.patched.network(own.contiguous(memory_format=self.patched.base.memory_format))
+            bind_s, network_s = bind_s + bound - start, network_s + time.perf_counter() - bound
+            for place, answer in zip(places, answers, strict=True):
+                logits[place] = answer
+        return MixedRun(tuple(logits), (self.name,) * len(inputs), bind_s * 1e3, network_s * 1e3)

@@ -111,7 +111,7 @@ def check_fits(patch: Patch, base: Base) -> None:
             f"this one {base.hash[:12]}.",
             hint="Train the patch again on this base.",
         )
-    network, classes = base.network, len(metadata.labels)
+    network, classes = base.structure, len(metadata.labels)
     owned = owners(make_kinds(metadata.kinds, metadata.options), network)
     kinds = ", ".join(metadata.kinds)
     for name, kind in owned.items():
@@ -129,6 +129,8 @@ def check_fits(patch: Patch, base: Base) -> None:
             )
         if tensor.dtype != dtype:
             raise PatchMismatchError(f"Tensor '{name}' of the patch is {tensor.dtype}; the base needs {dtype}.")
+        if name.endswith(".running_var") and bool((tensor < 0).any()):
+            raise PatchMismatchError(f"Tensor '{name}' of the patch holds variances below 0.")
     outputs = network.get_submodule(base.head).out_features
     if f"{base.head}.weight" not in owned and classes != outputs:
         raise PatchMismatchError(

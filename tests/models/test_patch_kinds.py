@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,11 +12,11 @@ from networks import CLASSES, NETWORKS, SIDE, make
 from patchd.models.bases import Base, fingerprint
 from patchd.models.networks import BatchRenorm2d, EfficientNetLite, features_of, final_layer, unit_of, units_of
 from patchd.models.patched import PatchedNetwork
-from patchd.models.patches import check_useful, make_kind, make_kinds, owners, trainable
+from patchd.models.patches import Patch, check_useful, load_patch, make_kind, make_kinds, owners, save_patch, trainable
 from patchd.models.patches.gate import OPEN, ChannelGate
 from patchd.models.patches.separable import Separable
 from patchd.policies.errors import BadInputError, PatchMismatchError
-from patchd.policies.task import KindOptions, PatchKind
+from patchd.policies.task import KindOptions, PatchKind, PatchMetadata, Preprocessing
 from torch import nn
 
 UNCHANGED = (  # kinds that start as the base, to the last bits of rounding
@@ -309,3 +311,21 @@ def test_any_combination_of_kinds_owns_each_tensor_once_and_binds(name, chosen):
     assert patched.network(images()).shape == (2, classes)
     patched.remove()
     assert fingerprint(base.network) == base.hash
+
+
+def test_a_patch_is_checked_against_the_base_whatever_other_patch_is_bound_to_it(tmp_path: Path) -> None:
+    base = Base("own", make("efficientnet_lite"), SIDE)
+    kinds = (PatchKind.ADDED_LAYER, PatchKind.GATE, PatchKind.HEAD)
+    tensors = {
+        name: tensor for kind in make_kinds(kinds, {}) for name, tensor in kind.start(base.network, CLASSES).items()
+    }
+    metadata = PatchMetadata(
+        base=base.name, base_hash=base.hash, task="t", labels=tuple(map(str, range(CLASSES))), kinds=kinds,
+        resolution=SIDE, preprocessing=Preprocessing(), parameters=1, base_parameters=base.parameters_count,
+        created_s=0.0,
+    )  # fmt: skip
+    _, path = save_patch(Patch(metadata, tensors), tmp_path)
+    patched = PatchedNetwork(base)
+    patched.apply(load_patch(path, base))
+    assert load_patch(path, base).tensors.keys() == tensors.keys()
+    patched.remove()
