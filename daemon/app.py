@@ -91,9 +91,11 @@ class Daemon:
         self.inference = InferenceService(
             self.tasks,
             self.deciding,
+            self.policies,
             self.events,
             threads=threads,
-            engine=config.engine,
+            worker_options=("--engine", config.engine, "--precision", config.precision),
+            graphs_dir=state_dir / "graphs",
             queue_limit=config.queue_limit,
             max_pixels=config.max_image_pixels,
         )
@@ -176,7 +178,7 @@ class Daemon:
         await self.training.tick()
 
     async def _keep_alive(self) -> None:
-        await self.inference.stop_if_idle(self.policies.policy.inference.keep_alive_s)
+        await self.inference.stop_if_unneeded()
 
     async def _profile(self) -> None:
         try:

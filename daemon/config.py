@@ -30,6 +30,9 @@ class DaemonConfig(Frozen):
     engine: Literal["auto", "torch", "openvino"] = Field(
         "auto", description="what runs predictions; auto: openvino where it is installed, else torch"
     )
+    precision: Literal["f32", "bf16"] = Field(
+        "f32", description="numbers that openvino computes in; bf16 where it gives the same first answers, else f32"
+    )
     max_body_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="largest request body")
     max_image_pixels: int = Field(40_000_000, ge=1024, description="largest image, in pixels, before decoding")
     queue_limit: int = Field(64, ge=1, description="predictions in flight before 'busy, retry after' is answered")

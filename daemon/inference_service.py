@@ -7,13 +7,14 @@ import itertools
 import math
 import statistics
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ..policies.batching import has_place
 from ..policies.decision import Decision
 from ..policies.errors import (
     BadInputError,
@@ -39,6 +40,7 @@ from .api.schemas import (
 from .deciding import DecisionService
 from .error_codes import error_from_code
 from .events import EventLog
+from .policy_service import PolicyService
 from .task_service import TaskService
 from .worker_process import WorkerProcess
 from .workers.protocol import (
@@ -58,6 +60,7 @@ from .workers.protocol import (
 LATENCY_WINDOW = 512  # requests of a rung that its quantiles are taken over
 REMEMBERED_REQUESTS = 10_000  # request ids that `explain --request` can still resolve
 PROFILE_TIMEOUT_S = 120.0
+SHORT_OF_MEMORY_IDLE_S = 2.0  # a worker between two requests is not taken away
 BUSY_SHARE = 0.3  # of the processors: costs measured beside more are measured again when it is calm
 
 Answer = InferResult | ProfileResult | PatchChecked
@@ -87,6 +90,15 @@ class Wish:
     client: str = ""
 
 
+@dataclass(frozen=True)
+class _Route:
+    """Where an input goes and why; to one of the `smaller` rungs if it turns out to have that rung's form."""
+
+    rung: RungRef
+    why: str
+    smaller: tuple[RungRef, ...] = ()
+
+
 @dataclass
 class _Window:
     total_ms: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCY_WINDOW))
@@ -100,21 +112,25 @@ class InferenceService:
         self,
         tasks: TaskService,
         deciding: DecisionService,
+        policies: PolicyService,
         events: EventLog,
         *,
         threads: int,
-        engine: str,
+        worker_options: Sequence[str],
+        graphs_dir: Path,
         queue_limit: int,
         max_pixels: int,
     ) -> None:
-        self._tasks, self._deciding, self._events = tasks, deciding, events
+        """`graphs_dir` keeps compiled graphs from one worker to the next; `worker_options` are passed on to it."""
+        self._tasks, self._deciding, self._policies, self._events = tasks, deciding, policies, events
         self._threads, self._queue_limit, self._max_pixels = threads, queue_limit, max_pixels
-        arguments = ("--engine", engine, "--threads", str(threads))
+        arguments = (*worker_options, "--threads", str(threads), "--graphs", str(graphs_dir))
         self._worker = WorkerProcess("inference", self._on_message, self._on_exit, arguments)
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Answer]] = {}
-        self._waiting = 0
-        self._profile_lock = asyncio.Lock()
+        self._held: Counter[str] = Counter()  # requests in flight of each client
+        self.unloaded: str | None = None  # why the worker is not loaded, in words
+        self._worker_lock = asyncio.Lock()
         self._windows: dict[tuple[str, int], _Window] = {}
         self._requests: OrderedDict[str, str | None] = OrderedDict()
         self._per_task: dict[str, int] = {}
@@ -142,41 +158,61 @@ class InferenceService:
             raise NotFoundError(
                 f"Task '{task}' has no patch yet.", hint=f"Train one: patchctl train submit --task {task}"
             )
-        if self._waiting >= self._queue_limit:
-            wait_s = self._expected_wait_s(task)
-            raise BusyError(
-                f"{self._waiting} predictions are in flight, the limit is {self._queue_limit}.",
-                hint=f"Retry after {wait_s:.1f} s.",
-                retry_after_s=wait_s,
-            )
-        self._waiting += 1
+        self._admit(task, wish.client)
+        self._held[wish.client] += 1
         try:
             async with within(wish.deadline_ms):
                 return await self._infer(spec, given, wish, began)
         finally:
-            self._waiting -= 1
+            self._held[wish.client] -= 1
+            self._held += Counter()  # forgets clients that hold nothing
             self._last_used_s = time.monotonic()
+
+    @property
+    def _waiting(self) -> int:
+        """Requests in flight."""
+        return self._held.total()
+
+    def _admit(self, task: str, client: str) -> None:
+        """Raise BusyError, saying when to ask again, where the queue has no place for one more of this client's."""
+        if has_place(client, self._held, self._queue_limit):
+            return
+        wait_s, own = self._expected_wait_s(task), self._held[client]
+        share = "" if self._waiting >= self._queue_limit else f", {own} of them this client's"
+        raise BusyError(
+            f"{self._waiting} predictions are in flight{share}; the limit is {self._queue_limit}.",
+            hint=f"Retry after {wait_s:.1f} s.",
+            retry_after_s=wait_s,
+        )
 
     async def _infer(self, spec: TaskSpec, given: Input, wish: Wish, began: float) -> InferAnswer:
         """Have the worker answer and put the answer together; `began` is when the request came."""
         task = spec.name
         # A worker that this request has no time to wait for goes on starting: the next one will need it.
         start_ms = await asyncio.shield(self._ensure_worker(spec.base))
-        rung, why = self._route(task, given, wish)
+        route = self._route(task, given, wish)
         decision = self._deciding.current
         sent = time.perf_counter()
+        spare_ms = None if wish.deadline_ms is None else wish.deadline_ms - (sent - began) * 1e3
         request = InferRequest(
             id=next(self._ids),
-            rung=rung,
+            rung=route.rung,
+            smaller=route.smaller,
             form=given.form,
             shape=given.shape,
             top_k=min(wish.top_k, len(spec.labels)),
             max_pixels=self._max_pixels,
             threads=self._threads_now(),
+            client=wish.client,
+            batch_delay_ms=self._policies.policy.inference.batch_delay_ms,
+            cost_ms=self._tasks.cost_ms(task, route.rung.resolution) or 0.0,
+            expires_s=None if spare_ms is None else time.monotonic() + spare_ms / 1e3,
         )
         result = await self._call(request, given.payload)
         if not isinstance(result, InferResult):
             raise WorkerCrashedError("The inference worker answered out of turn.", retry_after_s=1.0)
+        rung = next(each for each in (route.rung, *route.smaller) if each.resolution == result.resolution)
+        why = route.why if rung is route.rung else _by_domain(rung.resolution, result.image_size, route.why)
         now = time.perf_counter()
         timing = result.timing
         spent = timing.decode_ms + timing.preprocess_ms + timing.bind_ms + timing.network_ms
@@ -195,6 +231,7 @@ class InferenceService:
             patch_id=rung.patch_id,
             decision_id=None if decision is None else decision.id,
             engine=result.engine,
+            batch=result.batch,
             allocation=1.0 if decision is None else decision.inference.value,
             why=why,
             timing=InferTiming(
@@ -208,24 +245,30 @@ class InferenceService:
             ),
         )
 
-    def _route(self, task: str, given: Input, wish: Wish) -> tuple[RungRef, str]:
+    def _route(self, task: str, given: Input, wish: Wish) -> _Route:
         """The rung for this input: the caller's wish, the input's own domain, else the decision in force."""
         resolution = wish.resolution
         if given.form == "input":
             side = given.shape[-1] if given.shape else 0
             if resolution is not None and resolution != side:
                 raise BadInputError(f"The tensor is {side} px wide, but resolution {resolution} was asked for.")
-            return self._tasks.rung_ref(task, side), f"the input already has the form of the {side} px rung"
+            return _Route(self._tasks.rung_ref(task, side), f"the input already has the form of the {side} px rung")
         if resolution is not None:
-            return self._tasks.rung_ref(task, resolution), "the caller asked for this resolution"
+            return _Route(self._tasks.rung_ref(task, resolution), "the caller asked for this resolution")
         if wish.min_accuracy is not None:
             chosen = cheapest_at_least(self._tasks.ladders[task], wish.min_accuracy)
-            return self._tasks.rung_ref(task, chosen.resolution), (
+            return _Route(
+                self._tasks.rung_ref(task, chosen.resolution),
                 f"{chosen.resolution} px: the cheapest rung whose accuracy of {chosen.accuracy:.1%} is at least the "
-                f"{wish.min_accuracy:.1%} that the caller asked for"
+                f"{wish.min_accuracy:.1%} that the caller asked for",
             )
         decided = self._deciding.rung(task)
-        return self._tasks.rung_ref(task, decided.resolution), decided.text
+        smaller = tuple(
+            self._tasks.rung_ref(task, candidate.rung.resolution)
+            for candidate in decided.candidates
+            if candidate.fits and candidate.rung.resolution < decided.resolution
+        )
+        return _Route(self._tasks.rung_ref(task, decided.resolution), decided.text, smaller)
 
     def decision_of(self, request_id: str) -> str | None:
         """The decision that a request obeyed. Raises NotFoundError when the id is not remembered."""
@@ -273,8 +316,8 @@ class InferenceService:
     async def profile_if_due(self, every_s: float) -> None:
         """Calibrate again, when the worker is loaded and idle and the last time is long enough ago."""
         due = time.monotonic() - self._last_profile_s >= every_s or (self._profiled_busy and not self._busy())
-        if due and self._worker.running and self._waiting == 0 and not self._profile_lock.locked():
-            async with self._profile_lock:
+        if due and self._worker.running and self._waiting == 0 and not self._worker_lock.locked():
+            async with self._worker_lock:
                 for base in {spec.base for spec, _ in self._tasks.tasks.values() if spec.name in self._per_task}:
                     await self._measure(base, self._resolutions(base), CALIBRATION_REPEATS)
 
@@ -338,21 +381,19 @@ class InferenceService:
             started_s=worker.started_s if worker.pid else None,
             restarts=max(0, worker.restarts),
             in_flight=self._waiting,
+            reason=self.unloaded if worker.pid is None else None,
         )
 
     async def _ensure_worker(self, base: str) -> float:
         """Start the worker and measure what is unmeasured; the milliseconds this request waited for it."""
-        if (
-            self._worker.running
-            and not self._profile_lock.locked()
-            and not self._tasks.unmeasured(base, self._engine())
-        ):
+        if self._worker.running and not self._worker_lock.locked() and not self._tasks.unmeasured(base, self._engine()):
             return 0.0
         began = time.perf_counter()
-        async with self._profile_lock:
+        async with self._worker_lock:
             if not self._worker.running:
                 self._expected_exit = False
                 await self._worker.start(self._threads)
+                self.unloaded = None
                 self._events.emit(
                     "worker.started",
                     f"The inference worker is ready after {time.perf_counter() - began:.1f} s.",
@@ -363,12 +404,23 @@ class InferenceService:
                 await self._measure(base, unmeasured, CALIBRATION_REPEATS)
         return (time.perf_counter() - began) * 1e3
 
-    async def stop_if_idle(self, keep_alive_s: float) -> None:
-        """Stop the worker when nothing was asked of it for `keep_alive_s`."""
+    async def stop_if_unneeded(self) -> None:
+        """Stop a worker that nothing is asked of, after the policy's keep-alive or because memory is short."""
+        if not self._worker.running or self._waiting or self._worker_lock.locked():
+            return
+        policy, snapshot = self._policies.policy.inference, self._deciding.snapshot
         idle_s = time.monotonic() - self._last_used_s
-        if self._worker.running and self._waiting == 0 and idle_s >= keep_alive_s:
+        memory = None if snapshot is None else snapshot.memory
+        available = 1.0 if memory is None else memory.available_bytes / memory.total_bytes
+        if idle_s >= policy.keep_alive_s:
+            self.unloaded = f"idle for {idle_s:.0f} s"
+        elif available < policy.unload_memory_below and idle_s >= SHORT_OF_MEMORY_IDLE_S:
+            self.unloaded = f"memory pressure: {available:.1%} of the memory is available"
+        else:
+            return
+        self._events.emit("worker.stopped", f"The inference worker is unloaded ({self.unloaded}).")
+        async with self._worker_lock:  # a request that comes now waits, and starts the worker again
             self._expected_exit = True
-            self._events.emit("worker.stopped", f"The inference worker was idle for {idle_s:.0f} s and is unloaded.")
             await self._worker.stop(5.0)
 
     async def drain(self, timeout_s: float) -> None:
@@ -437,6 +489,12 @@ class InferenceService:
     def _expected_wait_s(self, task: str) -> float:
         costs = [rung.cost_ms for rung in self._tasks.ladders[task].rungs if rung.cost_ms is not None]
         return max(0.1, self._waiting * (max(costs) if costs else 50.0) / 1e3)
+
+
+def _by_domain(side: int, size: tuple[int, int] | None, decided: str) -> str:
+    """Why an image went to a smaller rung than decided."""
+    width, height = size or (side, side)
+    return f"{side} px: the image has {width} x {height} pixels, nearest to this rung's form (decided: {decided})"
 
 
 @asynccontextmanager

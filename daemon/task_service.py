@@ -261,6 +261,12 @@ class TaskService:
             preprocessing=spec.preprocessing,
         )
 
+    def cost_ms(self, task: str, resolution: int) -> float | None:
+        """What one prediction at a rung is known to cost; None while that is unmeasured."""
+        ladder = self._ladders.get(task)
+        rungs = () if ladder is None else ladder.rungs
+        return next((rung.cost_ms for rung in rungs if rung.resolution == resolution), None)
+
     def _rebuild(self) -> None:
         """Ladders anew: the base as it is for built-in tasks, patches in force for all."""
         rungs: dict[str, dict[int, Rung]] = {name: {} for name in self._tasks}

@@ -106,6 +106,7 @@ class Base:
         self.memory_format = torch.contiguous_format if grouped else torch.channels_last
         self.network = network.to(memory_format=self.memory_format).eval().requires_grad_(False)  # type: ignore[call-overload]
         self.head = final_layer(network)
+        self.classes = len(network.get_submodule(self.head).get_parameter("weight"))
         self.structure = _structure(network)
         self.hash = fingerprint(network)
         self.parameters_count = sum(parameter.numel() for parameter in network.parameters())

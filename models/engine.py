@@ -55,6 +55,9 @@ class Engine(ABC):
         """What the engine leaves to the reference or does otherwise than asked, in words, oldest first."""
         return ()
 
+    def prepare(self, patch: Patch) -> None:  # noqa: B027 - most engines have nothing to do
+        """Do beforehand, in any thread, what the first run under `patch` would spend time on."""
+
     @abstractmethod
     def run_mixed(self, inputs: Tensor, patches: Sequence[Patch | None]) -> MixedRun:
         """Logits and timing of float32 `inputs` [N, 3, R, R], each image under its patch (None: the base as it is).

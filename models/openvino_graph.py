@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,22 +39,42 @@ def _norms(network: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def affine_row(network: nn.Module, tensors: Mapping[str, Tensor]) -> Row:
-    """Scale and shift of all normalisations [1, 2, C_total], `tensors` standing in for the network's own."""
-    scales, shifts = [], []
-    for name, norm in _norms(network):
-        own = dict(norm.state_dict())
-        weight, bias = (tensors.get(f"{name}.{leaf}", own[leaf]).double() for leaf in ("weight", "bias"))
-        if isinstance(norm, _BATCH_NORMS):
-            mean, variance = (
-                tensors.get(f"{name}.{leaf}", own[leaf]).double() for leaf in ("running_mean", "running_var")
+@dataclass(frozen=True, slots=True)
+class AffinePart:
+    """What a network's normalisations scale and shift by, remembered so that the network itself is not looked at."""
+
+    norms: tuple[tuple[str, float | None, Mapping[str, Tensor]], ...]  # name, eps of batch normalisations, tensors
+
+    @classmethod
+    def of(cls, network: nn.Module) -> AffinePart:
+        """That of a network to which no patch is bound; or of one with a patch, then it is the patch's."""
+        return cls(
+            tuple(
+                (name, float(norm.eps) if isinstance(norm, _BATCH_NORMS) else None, dict(norm.state_dict()))
+                for name, norm in _norms(network)
             )
-            weight = weight / torch.sqrt(variance + norm.eps)
-            bias = bias - mean * weight
-        scales.append(weight)
-        shifts.append(bias)
-    row = torch.stack([torch.cat(scales), torch.cat(shifts)]).unsqueeze(0).float()
-    return np.ascontiguousarray(row.detach().numpy())
+        )
+
+    def row(self, tensors: Mapping[str, Tensor]) -> Row:
+        """Scale and shift of all normalisations [1, 2, C_total], `tensors` standing in for the network's own."""
+        scales, shifts = [], []
+        for name, eps, own in self.norms:
+            mine = {leaf: tensors.get(f"{name}.{leaf}", tensor).double() for leaf, tensor in own.items()}
+            scale, shift = mine["weight"], mine["bias"]
+            if eps is not None:
+                scale = scale / torch.sqrt(mine["running_var"] + eps)
+                shift = shift - mine["running_mean"] * scale
+            scales.append(scale)
+            shifts.append(shift)
+        if not scales:
+            return np.zeros((1, 2, 0), np.float32)
+        row = torch.stack([torch.cat(scales), torch.cat(shifts)]).unsqueeze(0).float()
+        return np.ascontiguousarray(row.detach().numpy())
+
+
+def affine_row(network: nn.Module, tensors: Mapping[str, Tensor]) -> Row:
+    """The row of a network's normalisations, `tensors` standing in for its own: see `AffinePart.row`."""
+    return AffinePart.of(network).row(tensors)
 
 
 def graph(network: nn.Module, side: int, arrays: Arrays, row: Row | None = None) -> Any:
@@ -75,7 +96,7 @@ def graph(network: nn.Module, side: int, arrays: Arrays, row: Row | None = None)
 
 
 def _channels(norm: nn.Module) -> int:
-    return int(norm.weight.numel())  # type: ignore[operator,union-attr]
+    return int(norm.weight.numel())  # type: ignore[operator]
 
 
 class _Tracer(fx.Tracer):
@@ -157,8 +178,7 @@ class _Translation:
         if kind is nn.LayerNorm:
             return self._scaled(module, self._layer_normed(module, x), len(x.shape) - 1)
         if kind is nn.Linear:
-            y = self.ops.matmul(x, self._filter(f"{name}.weight", module.weight), False, True)
-            return y if module.bias is None else self.ops.add(y, self._node(module.bias))
+            return self._linear(name, module, x)
         if kind in (nn.Identity, nn.Dropout):
             return x
         if kind in (nn.ReLU, nn.ReLU6, nn.Sigmoid):
@@ -173,6 +193,10 @@ class _Translation:
         convolve = ops.convolution if conv.groups == 1 else ops.group_convolution
         y = convolve(x, weight, list(conv.stride), pads, pads, list(conv.dilation), rule)
         return y if conv.bias is None else ops.add(y, self._along(self._node(conv.bias), 4, 1))
+
+    def _linear(self, name: str, linear: Any, x: Any) -> Any:
+        y = self.ops.matmul(x, self._filter(f"{name}.weight", linear.weight), False, True)
+        return y if linear.bias is None else self.ops.add(y, self._node(linear.bias))
 
     def _scaled(self, norm: nn.Module, x: Any, axis: int) -> Any:
         if id(norm) not in self._scales:

@@ -34,6 +34,12 @@ class Inference(Frozen):
     max_resolution: int | None = Field(None, ge=32, description="pixels; rungs above are not used")
     raise_after_s: Number = Field(10.0, ge=0, description="seconds an allocation must be allowed before it rises")
     keep_alive_s: Number = Field(300.0, gt=0, description="seconds of idleness before the worker is unloaded")
+    unload_memory_below: Number = Field(
+        0.05, ge=0, le=1, description="share of memory available below which an idle worker is unloaded at once"
+    )
+    batch_delay_ms: Number = Field(
+        0.0, ge=0, le=1000, description="how long a prediction may wait for others to share a batch with"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Inference:

@@ -55,6 +55,7 @@ class WorkerStatus(Frozen):
     started_s: float | None = None
     restarts: int = 0
     in_flight: int = 0
+    reason: str | None = Field(None, description="why a worker that was loaded is not any more")
 
 
 class Status(Frozen):
@@ -279,6 +280,7 @@ class InferAnswer(Frozen):
     decision_id: str | None
     allocation: float
     engine: str
+    batch: int = Field(1, description="images that ran together with this one, itself included")
     why: str
     timing: InferTiming
 

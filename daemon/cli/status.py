@@ -147,7 +147,7 @@ def allocation_line(decision: AllocationDecision) -> str:
 
 def worker_line(worker: WorkerStatus) -> str:
     """One worker's state, engine and memory."""
-    parts = [f"{worker.name} {worker.state}"]
+    parts = [f"{worker.name} {worker.state}" + (f" ({worker.reason})" if worker.reason else "")]
     if worker.pid is not None:
         parts.append(f"process {worker.pid}")
     if worker.engine:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import select
 import socket
+from threading import Lock
 
 from .protocol import MAX_HEADER_BYTES, MESSAGE, PREFIX, Message, encode
 
 
 class Channel:
-    """Frames over a connected stream socket. Not safe for use from several threads at once."""
+    """Frames over a connected stream socket. Any thread may send; only one at a time may receive."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._sending = Lock()
 
     @classmethod
     def from_fd(cls, fd: int) -> Channel:
@@ -23,7 +25,9 @@ class Channel:
 
     def send(self, message: Message, payload: bytes = b"") -> None:
         """Send one frame. Raises BrokenPipeError when the control plane is gone."""
-        self._sock.sendall(encode(message, payload))
+        frame = encode(message, payload)
+        with self._sending:
+            self._sock.sendall(frame)
 
     def waiting(self, timeout_s: float = 0.0) -> bool:
         """Whether a frame (or the end of the stream) can be read without blocking."""

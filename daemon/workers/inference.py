@@ -1,18 +1,19 @@
 """The inference worker: `python -m patchd.daemon.workers.inference --fd N`.
 
-One process, one request at a time, in order. It keeps each base loaded once, and the patches used last. Each request
-names its rung in full, so the worker may be ended and started again at any moment.
+Some threads take requests off the socket, decode and resize; the main thread gathers what is ready into batches and
+runs them. Each request names its rung in full, so the worker may be ended and started again at any moment.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import sys
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,16 +22,20 @@ from statistics import median
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from ...models.bases import Base, load_base
+from ...models.bases import Base
 from ...models.engine import Engine, TorchEngine
-from ...models.openvino_engine import OpenVinoEngine
+from ...models.graph_cache import GraphCache
+from ...models.openvino_engine import OpenVinoEngine, Precision
 from ...models.patches.patch import Patch, load_patch
-from ...models.preprocessing import decode_opened, needed_side, open_image, to_input
-from ...policies.errors import BadInputError, PatchdError, PatchMismatchError, TooLargeError
+from ...models.preprocessing import to_input
+from ...policies.batching import Waiting, expired, next_batch, release_s
+from ...policies.errors import BadInputError, DeadlineError, PatchdError, PatchMismatchError, StateError
 from ...policies.task import Preprocessing
 from .channel import Channel
+from .inputs import Prepared, prepare
+from .intake import Intake
+from .library import Library
 from .lifetime import tie_to_parent
 from .protocol import (
     CheckPatch,
@@ -43,138 +48,190 @@ from .protocol import (
     ProfileResult,
     Ready,
     RungCost,
-    RungRef,
-    Stop,
     Timing,
     WorkerError,
 )
 
-PATCHES_KEPT = 64  # a scale-and-bias patch of Lite0 is 0.3 MB, so this is some 20 MB
+MOST_TOGETHER = 8  # images of a batch: more make the last one wait and win nothing on few processors
+MOST_READERS = 4
 PROFILE_IMAGE = (256, 256)  # width, height in pixels; a photograph of usual data sets after decoding
 PROFILE_WARM_UPS = 2  # torch picks its kernels during the first runs of a shape
 
 
-class PatchCache:
-    """The patches used last, checked against their base when they were loaded."""
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A request that only lacks its run: the network input, the patch, and the milliseconds it took to get that."""
 
-    def __init__(self, capacity: int = PATCHES_KEPT) -> None:
-        self._capacity = capacity
-        self._patches: OrderedDict[tuple[str, str | None, str], Patch] = OrderedDict()
+    request: InferRequest
+    prepared: Prepared
+    patch: Patch | None
+    engine: Engine
+    arrived_s: float
+    bind_ms: float
 
-    def get(self, rung: RungRef, base: Base) -> Patch | None:
-        """The rung's patch, None for a rung without one. Raises NotFoundError or PatchMismatchError."""
-        if rung.patch_file is None:
-            return None
-        key = (rung.patch_file, rung.patch_id, rung.base)
-        patch = self._patches.get(key)
-        if patch is None:
-            patch = self._patches[key] = self._load(rung, base)
-            while len(self._patches) > self._capacity:
-                self._patches.popitem(last=False)
-        self._patches.move_to_end(key)
-        return patch
-
-    def __len__(self) -> int:
-        return len(self._patches)
-
-    @staticmethod
-    def _load(rung: RungRef, base: Base) -> Patch:
-        path = Path(str(rung.patch_file))
-        patch = load_patch(path, base)
-        if len(patch.metadata.labels) != rung.labels:
-            raise PatchMismatchError(
-                f"The patch {path.name} answers {len(patch.metadata.labels)} classes; "
-                f"task '{rung.task}' has {rung.labels}."
-            )
-        return patch
+    def waiting(self, identity: int) -> Waiting:
+        """What the choice of a batch needs to know."""
+        request, rung = self.request, self.prepared.rung
+        delay_s, cost_s = request.batch_delay_ms / 1e3, request.cost_ms / 1e3
+        return Waiting(
+            id=identity,
+            group=f"{rung.base} {rung.resolution}",
+            client=request.client,
+            arrived_s=self.arrived_s,
+            release_s=release_s(self.arrived_s, delay_s, request.expires_s, cost_s),
+            expires_s=request.expires_s,
+        )
 
 
 class InferenceWorker:
     """Answers requests on one channel until it is told to stop or the other end is gone."""
 
-    def __init__(self, channel: Channel, make_engine: Callable[[Base], Engine], name: str, remark: str | None) -> None:
-        """`make_engine` makes the engine called `name` for a base; `remark` is told once, about the choice."""
-        self._channel = channel
-        self._make_engine, self._engine_name, self._remark = make_engine, name, remark
+    def __init__(
+        self,
+        channel: Channel,
+        make_engine: Callable[[Base], Engine],
+        name: str,
+        remarks: Sequence[str] = (),
+        readers: int = 1,
+    ) -> None:
+        """`make_engine` makes the engine called `name` for a base; `remarks` are told once, about the choice."""
+        self._channel, self._engine_name, self._remarks = channel, name, remarks
+        self._library = Library(make_engine)
+        self._intake: Intake[_Ready | ProfileRequest] = Intake(channel, self._handle, readers)
+        self._ids = itertools.count()
+        self._waiting: dict[int, tuple[Waiting, _Ready]] = {}
+        self._turns: Mapping[str, int] = {}
         self._told: set[str] = set()
-        self._bases: dict[str, tuple[Base, Engine]] = {}
-        self._patches = PatchCache()
 
     def serve(self) -> None:
-        """Send `Ready`, then answer requests in the order they come."""
+        """Send `Ready`, then answer until told to stop, what is in hand included."""
         self._channel.send(Ready(engine=self._engine_name))
-        if self._remark is not None:
-            self._channel.send(Note(message=self._remark))
-        while (frame := self._channel.receive()) is not None:
-            message, payload = frame
-            if isinstance(message, Stop):
-                return
-            self._channel.send(self._answer(message, payload))
-            self._tell_refusals()
+        for remark in self._remarks:
+            self._channel.send(Note(message=remark))
+        self._intake.start()
+        timeout_s: float | None = None
+        while not (self._intake.cut or (self._intake.closed and not self._waiting)):
+            for work in self._intake.take(timeout_s):
+                self._accept(work)
+            timeout_s = self._run_next()
+            self._tell()
+        self._intake.check()
 
-    def _answer(self, message: Message, payload: bytes) -> Message:
-        identity = getattr(message, "id", 0)
+    # beside the networks, in the intake's threads
+
+    def _handle(self, message: Message, payload: bytes) -> _Ready | ProfileRequest | None:
+        if isinstance(message, ProfileRequest):
+            return message
         try:
             if isinstance(message, InferRequest):
-                return self._infer(message, payload)
-            if isinstance(message, ProfileRequest):
-                return self._profile(message)
+                return self._made_ready(message, payload)
             if isinstance(message, CheckPatch):
-                load_patch(Path(message.patch_file), self._base(message.base)[0])
-                return PatchChecked(id=message.id)
+                load_patch(Path(message.patch_file), self._library.base(message.base)[0])
+                self._channel.send(PatchChecked(id=message.id))
+                return None
             raise BadInputError(f"The inference worker does not know messages of type '{message.type}'.")
-        except PatchdError as error:
-            return WorkerError(id=identity, code=error.code, message=error.message, hint=error.hint)
-        except Exception as error:  # one request's defect must not take the others down
-            return WorkerError(id=identity, code="internal", message=f"{type(error).__name__}: {error}")
+        except Exception as error:
+            self._fail(getattr(message, "id", 0), error)
+            return None
 
-    def _tell_refusals(self) -> None:
-        """Say once what the fast engine would not run, and why."""
-        for _, engine in self._bases.values():
-            for refusal in engine.refused.values():
-                if refusal not in self._told:
-                    self._told.add(refusal)
-                    self._channel.send(Note(message=refusal))
-
-    def _base(self, name: str) -> tuple[Base, Engine]:
-        if name not in self._bases:
-            base = load_base(name)
-            self._bases[name] = base, self._make_engine(base)
-        return self._bases[name]
-
-    def _infer(self, request: InferRequest, payload: bytes) -> InferResult:
-        rung = request.rung
-        base, engine = self._base(rung.base)
-        engine.use_threads(request.threads)
+    def _made_ready(self, request: InferRequest, payload: bytes) -> _Ready:
+        arrived_s = time.monotonic()
+        prepared = prepare(request, payload)
+        rung = prepared.rung
+        base, engine = self._library.base(rung.base)
         loading = time.perf_counter()
-        patch = self._patches.get(rung, base)
-        loaded = time.perf_counter()
-        inputs, size, decode_ms, preprocess_ms = _inputs(request, payload)
-        run = engine.run(inputs.unsqueeze(0), patch)
-        probabilities = run.logits[0].softmax(0)
-        if len(probabilities) != rung.labels:
+        patch = self._library.patch(rung)
+        if patch is None and base.classes != rung.labels:
             raise PatchMismatchError(
-                f"Base '{rung.base}' answers {len(probabilities)} classes without a patch; "
-                f"task '{rung.task}' has {rung.labels}.",
+                f"Base '{rung.base}' answers {base.classes} classes without a patch; task '{rung.task}' has "
+                f"{rung.labels}.",
                 hint="Train a patch with a head for this task.",
             )
-        best = probabilities.topk(max(1, min(request.top_k, rung.labels)))
-        return InferResult(
-            id=request.id,
-            indices=tuple(best.indices.tolist()),
-            probabilities=tuple(best.values.tolist()),
-            timing=Timing(
-                decode_ms=decode_ms,
-                preprocess_ms=preprocess_ms,
-                bind_ms=(loaded - loading) * 1e3 + run.bind_ms,
-                network_ms=run.network_ms,
-            ),
-            engine=run.engine,
-            image_size=size,
-        )
+        return _Ready(request, prepared, patch, engine, arrived_s, (time.perf_counter() - loading) * 1e3)
+
+    def _fail(self, identity: int, error: Exception) -> None:
+        """Answer one request with its error; one request's defect must not take the others down."""
+        if isinstance(error, BrokenPipeError | ConnectionResetError):
+            raise error
+        if isinstance(error, PatchdError):
+            answer = WorkerError(id=identity, code=error.code, message=error.message, hint=error.hint)
+        else:
+            answer = WorkerError(id=identity, code="internal", message=f"{type(error).__name__}: {error}")
+        self._channel.send(answer)
+
+    # the networks, in the main thread
+
+    def _accept(self, work: _Ready | ProfileRequest) -> None:
+        if isinstance(work, ProfileRequest):
+            try:
+                self._channel.send(self._profile(work))
+            except Exception as error:
+                self._fail(work.id, error)
+            return
+        identity = next(self._ids)
+        self._waiting[identity] = work.waiting(identity), work
+
+    def _run_next(self) -> float | None:
+        """Run the batch that is due, if any; the seconds until the next one may be, None without any waiting."""
+        now = time.monotonic()
+        waiting = [each for each, _ in self._waiting.values()]
+        for identity in expired(waiting, now):
+            _, late = self._waiting.pop(identity)
+            self._fail(late.request.id, DeadlineError("The deadline passed before the prediction's turn came."))
+        if not self._waiting:
+            return None
+        rushed = math.inf if self._intake.closed else now  # nothing more will come that could be waited for
+        batch = next_batch([each for each, _ in self._waiting.values()], self._turns, rushed, MOST_TOGETHER)
+        self._turns = batch.turns
+        if batch.members:
+            self._run([self._waiting.pop(identity)[1] for identity in batch.members])
+            return 0.0 if self._waiting else None
+        return None if batch.wait_until_s is None else max(0.0, batch.wait_until_s - time.monotonic())
+
+    def _run(self, batch: Sequence[_Ready]) -> None:
+        engine = batch[0].engine
+        try:
+            engine.use_threads(max(ready.request.threads for ready in batch))
+            run = engine.run_mixed(
+                torch.stack([ready.prepared.inputs for ready in batch]), [ready.patch for ready in batch]
+            )
+        except Exception as error:
+            if len(batch) == 1:
+                self._fail(batch[0].request.id, error)
+                return
+            for ready in batch:  # one of them is to blame: the others shall have their answers
+                self._run([ready])
+            return
+        for ready, logits, name in zip(batch, run.logits, run.engines, strict=True):
+            prepared, probabilities = ready.prepared, logits.softmax(0)
+            best = probabilities.topk(max(1, min(ready.request.top_k, len(probabilities))))
+            result = InferResult(
+                id=ready.request.id,
+                indices=tuple(best.indices.tolist()),
+                probabilities=tuple(best.values.tolist()),
+                timing=Timing(
+                    decode_ms=prepared.decode_ms,
+                    preprocess_ms=prepared.preprocess_ms,
+                    bind_ms=ready.bind_ms + run.bind_ms,
+                    network_ms=run.network_ms,
+                ),
+                engine=name,
+                resolution=prepared.rung.resolution,
+                batch=len(batch),
+                image_size=prepared.image_size,
+            )
+            self._channel.send(result)
+
+    def _tell(self) -> None:
+        """Say once what the fast engine would not run, and why."""
+        for engine in self._library.engines():
+            for remark in engine.remarks:
+                if remark not in self._told:
+                    self._told.add(remark)
+                    self._channel.send(Note(message=remark))
 
     def _profile(self, request: ProfileRequest) -> ProfileResult:
-        _, engine = self._base(request.base)
+        _, engine = self._library.base(request.base)
         engine.use_threads(request.threads)
         generator = np.random.default_rng(0)
         width, height = PROFILE_IMAGE
@@ -190,6 +247,8 @@ def _costs(engine: Engine, image: Image.Image, resolutions: Sequence[int], repea
     turn is not counted: it finds the caches full of another resolution's filters.
     """
     times: dict[int, list[float]] = {resolution: [] for resolution in resolutions}
+    for resolution in times:  # what a batch needs is compiled now, and not while requests wait
+        engine.predict(to_input(image, resolution, Preprocessing()).expand(2, -1, -1, -1))
     for turn in range(PROFILE_WARM_UPS + repeats):
         for resolution, taken in times.items():
             for counted in (False, True):
@@ -202,58 +261,6 @@ def _costs(engine: Engine, image: Image.Image, resolutions: Sequence[int], repea
         RungCost(resolution=resolution, median_ms=median(taken), p90_ms=sorted(taken)[ninetieth], repeats=repeats)
         for resolution, taken in times.items()
     )
-
-
-def _inputs(request: InferRequest, payload: bytes) -> tuple[Tensor, tuple[int, int] | None, float, float]:
-    """The network's input [3, R, R], the image's (width, height) as sent, and decode and preprocess milliseconds."""
-    resolution, pre = request.rung.resolution, request.rung.preprocessing
-    start = time.perf_counter()
-    if request.form == "input":
-        tensor = _tensor(request.shape, payload, resolution)
-        return tensor, None, 0.0, (time.perf_counter() - start) * 1e3
-    if request.form == "pixels":
-        image: Image.Image = _pixels(request.shape, payload, request.max_pixels)
-        size = image.size
-    else:
-        opened = open_image(payload, request.max_pixels)
-        size = opened.size
-        image = decode_opened(opened, needed_side=needed_side(resolution, pre))
-    decoded = time.perf_counter()
-    tensor = to_input(image, resolution, pre)
-    return tensor, size, (decoded - start) * 1e3, (time.perf_counter() - decoded) * 1e3
-
-
-def _tensor(shape: tuple[int, ...], payload: bytes, resolution: int) -> Tensor:
-    """An input that the caller has preprocessed: FP32 [3, R, R] or [1, 3, R, R]."""
-    expected = (3, resolution, resolution)
-    if shape not in (expected, (1, *expected)):
-        raise BadInputError(
-            f"The input tensor has shape {list(shape)}; this rung takes FP32 {list(expected)}.",
-            hint="Send pixels or an encoded image to have it resized.",
-        )
-    _check_length(shape, payload, 4)
-    array = np.frombuffer(payload, dtype="<f4").reshape(expected)
-    if not bool(np.isfinite(array).all()):
-        raise BadInputError("The input tensor holds values that are not finite.")
-    return torch.from_numpy(array.astype(np.float32, copy=True))
-
-
-def _pixels(shape: tuple[int, ...], payload: bytes, max_pixels: int) -> Image.Image:
-    """Decoded RGB pixels: UINT8 [H, W, 3]."""
-    if len(shape) != 3 or shape[2] != 3 or min(shape) < 1:
-        raise BadInputError(f"The pixels have shape {list(shape)}; UINT8 [H, W, 3] is needed.")
-    _check_length(shape, payload, 1)
-    if shape[0] * shape[1] > max_pixels:
-        raise TooLargeError(
-            f"The pixels are {shape[0] * shape[1] / 1e6:.1f} megapixels; at most {max_pixels / 1e6:.1f} are accepted."
-        )
-    return Image.fromarray(np.frombuffer(payload, dtype=np.uint8).reshape(shape), "RGB")
-
-
-def _check_length(shape: tuple[int, ...], payload: bytes, item: int) -> None:
-    expected = math.prod(shape) * item
-    if len(payload) != expected:
-        raise BadInputError(f"Shape {list(shape)} needs {expected} bytes; {len(payload)} were sent.")
 
 
 def choose_engine(asked: str) -> tuple[str, str | None]:
@@ -273,20 +280,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--fd", type=int, required=True, help="connected stream socket, inherited")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="process to die with")
     parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help="what runs networks")
+    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32", help="numbers that openvino computes in")
+    parser.add_argument("--graphs", type=Path, help="folder that keeps compiled graphs")
     parser.add_argument("--threads", type=int, default=1, help="threads of an engine that keeps its own")
     options = parser.parse_args(argv)
     tie_to_parent(options.parent)
     name, remark = choose_engine(options.engine)
-    most = max(1, options.threads)
+    remarks = [] if remark is None else [remark]
+    most, precision = max(1, options.threads), options.precision
+    cache = None if name == TorchEngine.name else _graph_cache(options.graphs, remarks)
 
     def make(base: Base) -> Engine:
-        return TorchEngine(base) if name == TorchEngine.name else OpenVinoEngine(base, most)
+        return TorchEngine(base) if name == TorchEngine.name else _openvino(base, most, precision, cache)
 
     try:
-        InferenceWorker(Channel.from_fd(options.fd), make, name, remark).serve()
+        channel = Channel.from_fd(options.fd)
+        InferenceWorker(channel, make, name, remarks, min(MOST_READERS, most)).serve()
     except (BrokenPipeError, ConnectionResetError):
         return 0  # the control plane is gone, and with it the reason to run
     return 0
+
+
+def _openvino(base: Base, threads: int, precision: Precision, cache: GraphCache | None) -> Engine:
+    return OpenVinoEngine(base, threads, precision=precision, cache=cache)
+
+
+def _graph_cache(folder: Path | None, remarks: list[str]) -> GraphCache | None:
+    """The cache of compiled graphs; without one the engine compiles at each start, which is said."""
+    try:
+        return None if folder is None else GraphCache(folder)
+    except StateError as error:
+        remarks.append(f"Compiled graphs are not kept: {error.message}")
+        return None
 
 
 if __name__ == "__main__":

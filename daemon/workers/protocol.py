@@ -37,6 +37,9 @@ class InferRequest(Frozen):
     type: Literal["infer"] = "infer"
     id: int
     rung: RungRef
+    smaller: tuple[RungRef, ...] = Field(
+        (), description="rungs that an image which has their form already goes to, in place of `rung`"
+    )
     form: Literal["image", "pixels", "input"] = Field(
         description="image: JPEG/PNG bytes; pixels: UINT8 [H,W,3] RGB; input: FP32 [3,R,R] already preprocessed"
     )
@@ -44,6 +47,10 @@ class InferRequest(Frozen):
     top_k: int = 5
     max_pixels: int = 40_000_000
     threads: int = Field(1, ge=1, description="threads to spread this request over")
+    client: str = Field("", description="who asks; clients take turns")
+    batch_delay_ms: float = Field(0.0, ge=0, description="how long it may wait for others to share a batch with")
+    cost_ms: float = Field(0.0, ge=0, description="what it is known to cost, to be kept free before its deadline")
+    expires_s: float | None = Field(None, description="its deadline, seconds of CLOCK_MONOTONIC")
 
 
 class Timing(Frozen):
@@ -63,7 +70,9 @@ class InferResult(Frozen):
     indices: tuple[int, ...]
     probabilities: tuple[float, ...]
     timing: Timing
-    engine: str = Field(description="the engine that ran it: patches that are not affine run on the reference")
+    engine: str = Field(description="the engine that ran it: what the fast one cannot run, the reference does")
+    resolution: int = Field(description="the rung's that ran it")
+    batch: int = Field(1, ge=1, description="images that ran together")
     image_size: tuple[int, int] | None = Field(None, description="width, height as sent")
 
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from patchd.daemon.workers.channel import Channel
 from patchd.daemon.workers.protocol import (
+    PREFIX,
     InferRequest,
     InferResult,
     Message,
@@ -257,11 +258,75 @@ def test_profiling_measures_each_resolution(worker):
     assert all(cost.median_ms <= cost.p90_ms for cost in answer.costs)
 
 
-def test_requests_sent_together_are_answered_in_order(worker, photographs):
+def test_requests_sent_together_are_each_answered_whatever_becomes_of_the_others(worker, photographs):
     data = photographs["china"].read_bytes()
     for identity in (101, 102, 103):
         worker.channel.send(InferRequest(id=identity, rung=rung(96), form="image"), data if identity != 102 else b"x")
-    assert [worker.receive().id for _ in range(3)] == [101, 102, 103]
+    answers = {answer.id: answer for answer in (worker.receive() for _ in range(3))}
+    assert {identity: answer.type for identity, answer in answers.items()} == {
+        101: "result", 102: "error", 103: "result",
+    }  # fmt: skip
+
+
+def test_requests_of_several_tasks_share_a_batch_when_they_may_wait_for_each_other(worker, base, photographs, tmp_path):
+    data = photographs["flower"].read_bytes()
+    rungs = [patch_rung(head_patch(base, classes, classes), tmp_path) for classes in (3, 5, 7)]
+    alone = [worker.infer(each, data) for each in rungs]
+    for identity, each in enumerate(rungs):
+        worker.channel.send(InferRequest(id=200 + identity, rung=each, form="image", batch_delay_ms=500), data)
+    began = time.monotonic()
+    answers = sorted((worker.receive() for _ in rungs), key=lambda answer: answer.id)
+    assert time.monotonic() - began >= 0.4
+    assert [answer.batch for answer in answers] == [3, 3, 3]
+    for answer, expected in zip(answers, alone, strict=True):
+        assert answer.indices == expected.indices
+        assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-4)
+
+
+def test_nothing_waits_for_company_so_long_that_its_deadline_passes(worker, photographs):
+    data = photographs["china"].read_bytes()
+    worker.infer(rung(96), data)
+    began = time.monotonic()
+    answer = worker.infer(rung(96), data, batch_delay_ms=60_000, cost_ms=200, expires_s=began + 2.0)
+    assert isinstance(answer, InferResult)
+    assert 1.0 < time.monotonic() - began < 2.0
+
+
+def test_a_request_whose_deadline_has_passed_is_not_run(worker, photographs):
+    answer = worker.infer(rung(96), photographs["china"].read_bytes(), expires_s=time.monotonic() - 0.1)
+    assert isinstance(answer, WorkerError)
+    assert (answer.code, "deadline passed" in answer.message) == ("deadline", True)
+
+
+@pytest.mark.parametrize(("size", "resolution"), [((640, 427), 224), ((160, 300), 160), ((96, 96), 96), ((40, 30), 96)])
+def test_an_image_that_has_the_form_of_a_smaller_rung_goes_there(worker, size, resolution):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    smaller = (rung(96), rung(160))
+    answer = worker.infer(rung(224), pixels.tobytes(), "pixels", shape=pixels.shape, smaller=smaller)
+    assert isinstance(answer, InferResult)
+    assert answer.resolution == resolution
+    alone = worker.infer(rung(resolution), pixels.tobytes(), "pixels", shape=pixels.shape)
+    assert answer.indices == alone.indices
+    assert answer.probabilities == pytest.approx(alone.probabilities, abs=1e-4)
+
+
+def test_stop_answers_what_is_in_hand_first(photographs):
+    worker = WorkerProcess()
+    data = photographs["china"].read_bytes()
+    for identity in range(5):
+        worker.channel.send(InferRequest(id=identity, rung=rung(96), form="image", batch_delay_ms=60_000), data)
+    worker.channel.send(Stop())
+    assert sorted(worker.receive().id for _ in range(5)) == list(range(5))
+    assert worker.process.wait(timeout=20) == 0
+    worker.end()
+
+
+def test_a_frame_that_is_no_message_ends_the_worker_instead_of_leaving_it_deaf():
+    worker = WorkerProcess()
+    worker.socket.sendall(PREFIX.pack(2, 0) + b"{}")
+    assert worker.process.wait(timeout=20) == 1
+    _, stderr = worker.end()
+    assert "ValidationError" in stderr
 
 
 def test_ctrl_c_is_left_to_the_control_plane_and_stop_ends_the_worker():

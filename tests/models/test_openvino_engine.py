@@ -14,7 +14,7 @@ from patchd.models.bases import Base, fingerprint, load_base
 from patchd.models.engine import Engine, TorchEngine
 from patchd.models.graph_cache import GraphCache
 from patchd.models.openvino_engine import OpenVinoEngine
-from patchd.models.openvino_graph import affine_row
+from patchd.models.openvino_graph import AffinePart, affine_row
 from patchd.models.patches import Patch, make_kinds, owners
 from patchd.models.patches.shapes import tensor_of
 from patchd.models.photographs import crops
@@ -155,7 +155,8 @@ def test_any_network_runs_on_it_or_on_the_reference_with_the_reason_said(name: s
 def test_a_graph_that_disagrees_is_refused_in_words_and_torch_answers(
     base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino_engine, "affine_row", lambda network, tensors: affine_row(network, tensors) * 1.01)
+    row = AffinePart.row
+    monkeypatch.setattr(AffinePart, "row", lambda self, tensors: row(self, tensors) * 1.01)
     engine = OpenVinoEngine(base, 1)
     inputs = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     for _ in range(2):

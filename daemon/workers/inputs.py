@@ -1,0 +1,87 @@
+"""From a request's payload to the network's input, and to the rung that it goes to."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...models.preprocessing import decode_opened, needed_side, open_image, to_input
+from ...policies.domain import nearest_rung
+from ...policies.errors import BadInputError, TooLargeError
+from .protocol import InferRequest, RungRef
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A network input [3, R, R] for `rung`, the image's (width, height) as sent, and milliseconds."""
+
+    rung: RungRef
+    inputs: Tensor
+    image_size: tuple[int, int] | None
+    decode_ms: float
+    preprocess_ms: float
+
+
+def prepare(request: InferRequest, payload: bytes) -> Prepared:
+    """Read, decode and resize what was sent. Raises BadInputError or TooLargeError."""
+    start = time.perf_counter()
+    if request.form == "input":
+        tensor = _tensor(request.shape, payload, request.rung.resolution)
+        return Prepared(request.rung, tensor, None, 0.0, (time.perf_counter() - start) * 1e3)
+    if request.form == "pixels":
+        image: Image.Image = _pixels(request.shape, payload, request.max_pixels)
+        size = image.size
+        rung = _by_domain(request, size)
+    else:
+        opened = open_image(payload, request.max_pixels)
+        size = opened.size
+        rung = _by_domain(request, size)
+        image = decode_opened(opened, needed_side=needed_side(rung.resolution, rung.preprocessing))
+    decoded = time.perf_counter()
+    tensor = to_input(image, rung.resolution, rung.preprocessing)
+    return Prepared(rung, tensor, size, (decoded - start) * 1e3, (time.perf_counter() - decoded) * 1e3)
+
+
+def _by_domain(request: InferRequest, size: tuple[int, int]) -> RungRef:
+    """The rung for an image of this size, before a pixel of it is decoded."""
+    rungs = {rung.resolution: rung for rung in (*request.smaller, request.rung)}
+    return rungs[nearest_rung(*size, tuple(rungs), request.rung.resolution)]
+
+
+def _tensor(shape: tuple[int, ...], payload: bytes, resolution: int) -> Tensor:
+    """An input that the caller has preprocessed: FP32 [3, R, R] or [1, 3, R, R]."""
+    expected = (3, resolution, resolution)
+    if shape not in (expected, (1, *expected)):
+        raise BadInputError(
+            f"The input tensor has shape {list(shape)}; this rung takes FP32 {list(expected)}.",
+            hint="Send pixels or an encoded image to have it resized.",
+        )
+    _check_length(shape, payload, 4)
+    array = np.frombuffer(payload, dtype="<f4").reshape(expected)
+    if not bool(np.isfinite(array).all()):
+        raise BadInputError("The input tensor holds values that are not finite.")
+    return torch.from_numpy(array.astype(np.float32, copy=True))
+
+
+def _pixels(shape: tuple[int, ...], payload: bytes, max_pixels: int) -> Image.Image:
+    """Decoded RGB pixels: UINT8 [H, W, 3]."""
+    if len(shape) != 3 or shape[2] != 3 or min(shape) < 1:
+        raise BadInputError(f"The pixels have shape {list(shape)}; UINT8 [H, W, 3] is needed.")
+    _check_length(shape, payload, 1)
+    if shape[0] * shape[1] > max_pixels:
+        raise TooLargeError(
+            f"The pixels are {shape[0] * shape[1] / 1e6:.1f} megapixels; at most {max_pixels / 1e6:.1f} are accepted."
+        )
+    return Image.fromarray(np.frombuffer(payload, dtype=np.uint8).reshape(shape), "RGB")
+
+
+def _check_length(shape: tuple[int, ...], payload: bytes, item: int) -> None:
+    expected = math.prod(shape) * item
+    if len(payload) != expected:
+        raise BadInputError(f"Shape {list(shape)} needs {expected} bytes; {len(payload)} were sent.")
