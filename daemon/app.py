@@ -29,6 +29,7 @@ from .api.routing import endpoint, error_response
 from .config import DaemonConfig
 from .deciding import DecisionService
 from .events import EventLog
+from .export_service import ExportService
 from .inference_service import InferenceService
 from .monitor.monitor import Monitor
 from .policy_service import PolicyService
@@ -100,6 +101,7 @@ class Daemon:
             max_pixels=config.max_image_pixels,
         )
         self.training = TrainingService(self.store, self.events, self.tasks, self.deciding, self.policies, threads)
+        self.exports = ExportService(self.tasks, self.store, self.events, state_dir / "exports")
         self._stop = asyncio.Event()
         self._scheduler = AsyncIOScheduler()
 
@@ -130,6 +132,7 @@ class Daemon:
         notify.notify("STOPPING=1")
         self._scheduler.shutdown(wait=False)
         self.events.emit("daemon.stopping", "patchd drains and stops.")
+        self.exports.stop()
         await asyncio.gather(self.inference.drain(DRAIN_S), self.training.drain(DRAIN_S))
         self.events.close()
         server.end()
@@ -188,6 +191,7 @@ class Daemon:
 
     async def _clean_up(self) -> None:
         self.store.trim(self.config.keep_decisions, self.config.keep_events)
+        await asyncio.to_thread(self.exports.clean)
         removed = await asyncio.to_thread(self.tasks.remove_strays, self.tasks.known_patches())
         if removed:
             self.events.emit("state.cleaned", f"Removed {removed} patch files that nothing refers to.")
@@ -211,6 +215,7 @@ class Daemon:
             deciding=self.deciding,
             inference=self.inference,
             training=self.training,
+            exports=self.exports,
             state_dir=self.state_dir,
             socket_path=self.socket_path,
             started_s=self.started_s,

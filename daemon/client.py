@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from ..policies import decision as decisions
     from ..policies import snapshot as snapshots
-    from ..policies.task import TrainSpec
+    from ..policies.task import ExportFormat, TrainSpec
     from .api import schemas
 
     Model = TypeVar("Model", bound=BaseModel)
@@ -49,6 +49,7 @@ else:
 
 JobAction = Literal["pause", "resume", "cancel"]
 
+EXPORT_TIMEOUT_S = 310.0
 INFER_TIMEOUT_S = 120.0  # the first prediction starts the worker and loads the base
 WORK_TIMEOUT_S = 600.0  # profiling, and uploads over a slow disk
 
@@ -178,6 +179,17 @@ class PatchdClient:
     def patch_file(self, patch_id: str) -> bytes:
         """The safetensors file of a patch."""
         return self.request("GET", f"/v1/patches/{quote(patch_id, safe='')}/file", timeout_s=WORK_TIMEOUT_S)
+
+    def export_patch(self, patch_id: str, form: ExportFormat) -> schemas.ExportView:
+        """Have the patched model written for use elsewhere; `export_file` fetches it."""
+        create = schemas.ExportCreate(format=form)
+        return self._post(
+            schemas.ExportView, f"/v1/patches/{quote(patch_id, safe='')}/exports", create, EXPORT_TIMEOUT_S
+        )
+
+    def export_file(self, name: str) -> bytes:
+        """The file of an export."""
+        return self.request("GET", f"/v1/exports/{quote(name, safe='')}", timeout_s=INFER_TIMEOUT_S)
 
     def import_patch(self, data: bytes) -> schemas.PatchView:
         """Store a patch file; refused unless it fits the base and the task named in it."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .deciding import DecisionService
 from .events import EventLog
+from .export_service import ExportService
 from .inference_service import InferenceService
 from .policy_service import PolicyService
 from .store import Store
@@ -25,6 +26,7 @@ class Services:
     deciding: DecisionService
     inference: InferenceService
     training: TrainingService
+    exports: ExportService
     state_dir: Path
     socket_path: Path
     started_s: float

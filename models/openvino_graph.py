@@ -19,15 +19,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx, nn
 
 from ..policies.errors import UnavailableError
-from .networks import BatchRenorm2d, final_layer
+from .networks import final_layer
 from .networks.efficientnet_lite import SameConv2d
+from .tracing import BATCH_NORMS, NORMS, trace
 
 Row = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Arrays = dict[str, Row]
-
-_BATCH_NORMS = (nn.BatchNorm2d, BatchRenorm2d)
-_NORMS = (*_BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
-_LEAVES = (*_NORMS, nn.Conv2d, nn.Linear)
 
 
 def _norms(network: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -35,7 +32,7 @@ def _norms(network: nn.Module) -> list[tuple[str, nn.Module]]:
     return [
         (name, module)
         for name, module in network.named_modules()
-        if type(module) in _NORMS and getattr(module, "weight", None) is not None
+        if type(module) in NORMS and getattr(module, "weight", None) is not None
     ]
 
 
@@ -50,7 +47,7 @@ class AffinePart:
         """That of a network to which no patch is bound; or of one with a patch, then it is the patch's."""
         return cls(
             tuple(
-                (name, float(norm.eps) if isinstance(norm, _BATCH_NORMS) else None, dict(norm.state_dict()))
+                (name, float(norm.eps) if isinstance(norm, BATCH_NORMS) else None, dict(norm.state_dict()))
                 for name, norm in _norms(network)
             )
         )
@@ -99,13 +96,6 @@ def _channels(norm: nn.Module) -> int:
     return int(norm.weight.numel())  # type: ignore[operator]
 
 
-class _Tracer(fx.Tracer):
-    """Goes into every module but the layers that the translation knows, subclasses of torch's own among them."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
-
-
 class _Translation:
     """One walk over a traced network. Values are OpenVINO nodes, or whatever Python holds while no image is in it."""
 
@@ -120,10 +110,7 @@ class _Translation:
     def features(self, image: Any, affine: Any) -> Any:
         """What reaches the head for `image`."""
         self._split(affine)
-        try:
-            traced = _Tracer().trace(self._network)
-        except (fx.proxy.TraceError, TypeError, NotImplementedError) as error:
-            raise UnavailableError(f"The network {type(self._network).__name__} cannot be traced: {error}.") from error
+        traced = trace(self._network)
         values: dict[fx.Node, Any] = {}
         head = final_layer(self._network)
         for node in traced.nodes:
@@ -171,7 +158,7 @@ class _Translation:
         kind = type(module)
         if kind in (nn.Conv2d, SameConv2d):
             return self._conv(name, module, x)
-        if kind in _BATCH_NORMS:
+        if kind in BATCH_NORMS:
             return self._scaled(module, x, 1)
         if kind is nn.GroupNorm:
             return self._scaled(module, self._grouped(module, x), 1)

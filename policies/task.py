@@ -131,6 +131,30 @@ class TrainingRecord(Frozen):
     test: Evaluation | None = None
 
 
+class ExportFormat(StrEnum):
+    """What a patched base can be written as."""
+
+    SAFETENSORS = "safetensors"
+    ONNX = "onnx"
+    OPENVINO = "openvino"
+    ADAPTER = "adapter"
+
+
+class KeptPart(Frozen):
+    """Something that could not be folded, and why."""
+
+    path: str
+    why: str
+
+
+class ExportReport(Frozen):
+    """What became of the affine parts of a model that was written."""
+
+    format: ExportFormat
+    folded: tuple[str, ...]
+    kept: tuple[KeptPart, ...]
+
+
 class PatchMetadata(Frozen):
     """Everything in a patch file beside its tensors; stored as JSON in the safetensors header."""
 

@@ -48,12 +48,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.shape[1]
-        q, k, v = (
-            part.reshape(-1, tokens, self.heads, self.width // self.heads).transpose(1, 2)
-            for part in self.qkv(x).chunk(3, -1)
-        )
+        q, k, v = self.qkv(x).chunk(3, -1)
+        q, k, v = (self.apart(part, tokens) for part in (q, k, v))
         weights = torch.softmax(q @ k.transpose(-2, -1) * (self.width // self.heads) ** -0.5, -1)
         return self.out((weights @ v).transpose(1, 2).reshape(-1, tokens, self.width))
+
+    def apart(self, x: Tensor, tokens: int) -> Tensor:
+        return x.reshape(-1, tokens, self.heads, self.width // self.heads).transpose(1, 2)
 
 
 class Layer(nn.Module):

@@ -178,6 +178,13 @@ class Routes:
             raise NotFoundError(f"The file of patch {patch.id[:12]} is missing from {path.parent}.")
         return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
+    async def export(self, c: Context) -> s.ExportView:
+        return await self._s.exports.export(c.path("id"), c.body.format)
+
+    async def export_file(self, c: Context) -> Response:
+        path = self._s.exports.file(c.path("name"))
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+
     async def import_patch(self, c: Context) -> s.PatchView:
         data = await c.raw()
         metadata = _patch_metadata(data)
@@ -357,6 +364,21 @@ class Routes:
                 "/v1/patches/{id}/file",
                 "The patch file (safetensors)",
                 self.patch_file,
+                answer_type="application/octet-stream",
+            ),
+            Route(
+                "POST",
+                "/v1/patches/{id}/exports",
+                "Write the patched model for use elsewhere",
+                self.export,
+                s.ExportView,
+                s.ExportCreate,
+            ),
+            Route(
+                "GET",
+                "/v1/exports/{name}",
+                "A model that was written",
+                self.export_file,
                 answer_type="application/octet-stream",
             ),
             Route("DELETE", "/v1/patches/{id}", "Remove a patch", self.remove_patch, s.Deleted, changes=True),

@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field
 from ...policies.decision import Decision, Ladder
 from ...policies.snapshot import Frozen, Snapshot
 from ...policies.task import (
+    ExportFormat,
+    ExportReport,
     JobProgress,
     JobState,
     Name,
@@ -267,6 +269,20 @@ class InferTiming(Frozen):
     preprocess_ms: float
     bind_ms: float
     network_ms: float
+
+
+class ExportCreate(Frozen):
+    """Write a patched model for use elsewhere."""
+
+    format: ExportFormat
+
+
+class ExportView(Frozen):
+    """A model that was written: fetch it at /v1/exports/{name} within an hour."""
+
+    name: str
+    bytes: int
+    report: ExportReport
 
 
 class InferAnswer(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -15,8 +16,11 @@ from . import render
 from .common import Settings, json_option, pass_settings, print_body
 
 if TYPE_CHECKING:
-    from ...policies.task import PatchKind, PatchMetadata
+    from ...policies.task import ExportReport, PatchKind, PatchMetadata
     from ..api.schemas import PatchView
+
+PATCH = "patch"
+FORMATS = (PATCH, "safetensors", "onnx", "openvino", "adapter")
 
 
 @click.group()
@@ -64,18 +68,58 @@ def show(settings: Settings, patch_id: str, as_json: bool) -> None:
         click.echo(patch_text(client.patch(patch_id)))
 
 
-@patch.command(epilog="\b\nExample:\n  patchctl patch export 4be1 -o digits-96.safetensors")
+@patch.command(
+    epilog="\b\nExamples:\n  patchctl patch export 4be1 -o digits-96.safetensors\n"
+    "  patchctl patch export 4be1 --format onnx -o digits-96.onnx"
+)
 @click.argument("patch_id", metavar="ID")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="FILE", help="Where to."
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default=PATCH,
+    show_default=True,
+    help="patch: the patch file, for another patchd. safetensors, onnx, openvino: the whole model with the patch "
+    "folded in, for use without patchd. adapter: the patch's tensors as PEFT reads them. See docs/patches.md.",
+)
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@json_option
 @pass_settings
-def export(settings: Settings, patch_id: str, output: Path) -> None:
-    """Write a patch to a safetensors file."""
+def export(settings: Settings, patch_id: str, output: Path, form: str, force: bool, as_json: bool) -> None:
+    """Write a patch, or the model that it makes of its base, to a file."""
+    from ...policies.task import ExportFormat
+
+    if output.exists() and not force:
+        raise BadInputError(f"{output} is there already.", hint="Name another file, or overwrite it with --force.")
     with settings.client() as client:
-        data = client.patch_file(patch_id)
+        if form == PATCH:
+            data, view = client.patch_file(patch_id), None
+        else:
+            view = client.export_patch(patch_id, ExportFormat(form))
+            data = client.export_file(view.name)
     write_whole(output, data)
+    if as_json:
+        report = None if view is None else view.report.model_dump()
+        click.echo(json.dumps({"file": str(output), "bytes": len(data), "report": report}))
+        return
     click.echo(f"{output}: {render.bytes_(len(data))} written.")
+    if view is not None:
+        click.echo(report_text(view.report), nl=False)
+
+
+def report_text(report: ExportReport) -> str:
+    """What was folded, and what was not, with the reasons; empty for a form that folds nothing."""
+    lines = [f"Folded into their neighbours: {len(report.folded)} layers."] if report.folded else []
+    reasons: dict[str, list[str]] = {}
+    for part in report.kept:
+        reasons.setdefault(part.why, []).append(part.path)
+    for why, paths in reasons.items():
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        lines.append(f"Not folded: {paths[0]}{more}: {why}.")
+    return "".join(f"{line}\n" for line in lines)
 
 
 @patch.command("import", epilog="\b\nExample:\n  patchctl patch import digits-96.safetensors")

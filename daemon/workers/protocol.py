@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 
 from ...policies.decision import TrainingPlan
 from ...policies.snapshot import Frozen
-from ...policies.task import JobProgress, Preprocessing, RungResult, TaskSpec, TrainSpec
+from ...policies.task import ExportReport, JobProgress, Preprocessing, RungResult, TaskSpec, TrainSpec
 
 PREFIX = struct.Struct(">IQ")
 MAX_HEADER_BYTES = 4 * 1024 * 1024
@@ -133,6 +133,13 @@ class WorkerError(Frozen):
     hint: str | None = None
 
 
+class Exported(Frozen):
+    """The one message of an exporting worker: the model is written."""
+
+    type: Literal["exported"] = "exported"
+    report: ExportReport
+
+
 class Ready(Frozen):
     """The worker's first message."""
 
@@ -234,6 +241,7 @@ Message = Annotated[
     | CheckPatch
     | PatchChecked
     | WorkerError
+    | Exported
     | Ready
     | Stop
     | StartJob

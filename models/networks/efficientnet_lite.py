@@ -57,7 +57,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution without bias and with TensorFlow's SAME padding, which is lopsided for stride 2 on even sizes."""
+    """A convolution with TensorFlow's SAME padding, which is lopsided for stride 2 on even sizes."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
@@ -68,7 +68,7 @@ class SameConv2d(nn.Conv2d):
         if (top, left) != (bottom, right):
             x = F.pad(x, (left, right, top, bottom))
             top = left = 0
-        return F.conv2d(x, self.weight, None, self.stride, (top, left), self.dilation, self.groups)
+        return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
 
 
 class ConvNorm(nn.Module):
