@@ -235,7 +235,7 @@ def test_a_patch_is_exported_whole_and_imported_as_it_is(daemon, tmp_path) -> No
 def test_a_failed_export_leaves_the_old_file(daemon, tmp_path) -> None:
     file = tmp_path / "p.safetensors"
     file.write_bytes(b"old")
-    assert patchctl("patch", "export", "none", "-o", file, socket=daemon.path).exit_code == 4
+    assert patchctl("patch", "export", "none", "--force", "-o", file, socket=daemon.path).exit_code == 4
     assert file.read_bytes() == b"old"
 
 
