@@ -254,10 +254,9 @@ def usable_threads(cores: float) -> int:
 async def _http_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == 405:
         wrong = NotFoundError(f"{request.url.path} does not take {request.method}.", hint="See /v1/openapi.json.")
-        return error_response(wrong)
-    return error_response(
-        NotFoundError(f"There is nothing at {request.url.path}.", hint="See /v1/openapi.json for what there is.")
-    )
+        return error_response(wrong, request.url.path)
+    missing = NotFoundError(f"There is nothing at {request.url.path}.", hint="See /v1/openapi.json for what there is.")
+    return error_response(missing, request.url.path)
 
 
 def _unexpected(events: EventLog) -> Callable[[Request, Exception], Awaitable[Response]]:
@@ -267,9 +266,8 @@ def _unexpected(events: EventLog) -> Callable[[Request, Exception], Awaitable[Re
             f"{request.method} {request.url.path} failed unexpectedly: {type(error).__name__}: {error}",
             level="error",
         )
-        return error_response(
-            PatchdError("patchd failed to answer this request.", hint=f"See event {event.id} in patchctl events.")
-        )
+        fault = PatchdError("patchd failed to answer this request.", hint=f"See event {event.id} in patchctl events.")
+        return error_response(fault, request.url.path)
 
     return answer
 

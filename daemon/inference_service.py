@@ -279,6 +279,11 @@ class InferenceService:
             )
         return self._requests[request_id]
 
+    async def load(self, task: str) -> None:
+        """Start the worker and measure what is unmeasured, before the first request needs it. Raises NotFoundError."""
+        await asyncio.shield(self._ensure_worker(self._tasks.task(task).base))
+        self._last_used_s = time.monotonic()
+
     async def check_patch(self, base: str, file: Path) -> None:
         """Have the worker check a patch file against its base. Raises PatchMismatchError where it does not fit."""
         await self._ensure_worker(base)
@@ -358,6 +363,11 @@ class InferenceService:
         return self._per_task.get(task, 0)
 
     # worker
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it takes nothing new any more."""
+        return self._stopping
 
     @property
     def worker_pid(self) -> int | None:

@@ -1,4 +1,4 @@
-"""The `/v1` routes: each hands the checked request to the service that owns the matter."""
+"""The `/v1` routes, and the table of all: each hands the checked request to the service that owns the matter."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ...policies.task import PatchMetadata, TrainSpec
 from ..inference_service import Input, Wish
 from ..services import Services
 from . import schemas as s
+from .oip_routes import OipRoutes
 from .routing import Context, Route, dumps, explain_validation, openapi
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp")
@@ -33,6 +34,7 @@ class Routes:
 
     def __init__(self, services: Services) -> None:
         self._s = services
+        self._open = OipRoutes(services)
 
     # the daemon
 
@@ -431,6 +433,7 @@ class Routes:
                 s.TraceState,
                 changes=True,
             ),
+            *self._open.table(),
         )
 
 

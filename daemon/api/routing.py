@@ -50,6 +50,7 @@ class Route:
     answer: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
     raw_bodies: tuple[str, ...] = ()
+    reads: type[BaseModel] | None = None  # the JSON among the raw bodies, which the handler checks itself
     query: tuple[tuple[str, str, str], ...] = ()
     changes: bool = False
     answer_type: str = "application/json"
@@ -130,9 +131,11 @@ async def read_body(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def error_response(error: PatchdError) -> Response:
-    """The answer for an error of the hierarchy."""
-    body = Error(error=error.message, code=error.code, hint=error.hint, retry_after_s=error.retry_after_s)
+def error_response(error: PatchdError, path: str) -> Response:
+    """The answer for an error of the hierarchy. Clients of /v2 read `error` and nothing else, so it holds the hint."""
+    open_protocol = path == "/v2" or path.startswith("/v2/")
+    text, hint = (str(error), None) if open_protocol else (error.message, error.hint)
+    body = Error(error=text, code=error.code, hint=hint, retry_after_s=error.retry_after_s)
     # The rest of a body that is too large is not read: without this it would be, to find the next request behind it.
     headers = {"Connection": "close"} if error.code == "too_large" else {}
     if error.retry_after_s is not None:
@@ -174,7 +177,7 @@ def endpoint(route: Route, max_body_bytes: int, admins: frozenset[str]) -> Calla
                     raise explain_validation(error, "The request body") from error
             answer = await route.handler(context)
         except PatchdError as error:
-            return error_response(error)
+            return error_response(error, request.url.path)
         except ClientDisconnect:
             return Response(status_code=400)
         if isinstance(answer, Response):
@@ -195,7 +198,7 @@ def openapi(routes: tuple[Route, ...], version: str) -> dict[str, Any]:
 
     models: set[type[BaseModel]] = {Error}
     for route in routes:
-        models |= {model for model in (route.answer, route.body) if model is not None}
+        models |= {model for model in (route.answer, route.body, route.reads) if model is not None}
     ordered = sorted(models, key=lambda model: model.__name__)
     template = "#/components/schemas/{model}"
     _, document = models_json_schema([(model, "serialization") for model in ordered], ref_template=template)
@@ -239,7 +242,8 @@ def _operation(route: Route) -> dict[str, Any]:
     }
     if parameters:
         operation["parameters"] = parameters
-    bodies = dict(_ref(route.body)) if route.body is not None else {}
+    described = route.body or route.reads
+    bodies = {} if described is None else dict(_ref(described))
     bodies |= {media: {"schema": {"type": "string", "format": "binary"}} for media in route.raw_bodies}
     if bodies:
         operation["requestBody"] = {"required": True, "content": bodies}
