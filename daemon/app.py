@@ -17,6 +17,7 @@ from apscheduler.events import EVENT_JOB_ERROR, JobExecutionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
@@ -24,6 +25,7 @@ from starlette.routing import Route as StarletteRoute
 from ..policies.errors import NotFoundError, PatchdError, UnavailableError
 from . import notify, sockets
 from .api.caller_protocol import CallerProtocol
+from .api.loopback_guard import LoopbackGuard
 from .api.routes import Routes
 from .api.routing import endpoint, error_response
 from .config import DaemonConfig
@@ -31,6 +33,7 @@ from .deciding import DecisionService
 from .events import EventLog
 from .export_service import ExportService
 from .inference_service import InferenceService
+from .loopback import bound_at
 from .monitor.monitor import Monitor
 from .policy_service import PolicyService
 from .services import Services
@@ -109,19 +112,20 @@ class Daemon:
         pids = {"inference": self.inference.worker_pid, "training": self.training.worker_pid}
         return {name: pid for name, pid in pids.items() if pid is not None}
 
-    async def run(self, listener: socket.socket) -> None:
-        """Serve until SIGTERM or SIGINT, then drain."""
+    async def run(self, listener: socket.socket, loopback: socket.socket | None = None) -> None:
+        """Serve on the Unix socket, and on TCP where there is a listener, until SIGTERM or SIGINT; then drain."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         self.deciding.tick()
         self._schedule()
-        server = _Server(self._server_config())
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        self.events.emit(
-            "daemon.started", f"patchd serves on {self.socket_path} under policy {self.policies.state.name}."
-        )
+        listen = None if loopback is None else bound_at(loopback)
+        server = _Server(self._server_config(listen))
+        listeners = [listener] if loopback is None else [listener, loopback]
+        serving = asyncio.create_task(server.serve(sockets=listeners))
+        places = str(self.socket_path) if listen is None else f"{self.socket_path} and {listen}"
+        self.events.emit("daemon.started", f"patchd serves on {places} under policy {self.policies.state.name}.")
         notify.notify(f"READY=1\nSTATUS=policy {self.policies.state.name}")
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -206,7 +210,7 @@ class Daemon:
 
     # the API
 
-    def _services(self) -> Services:
+    def _services(self, listen: str | None) -> Services:
         return Services(
             store=self.store,
             events=self.events,
@@ -218,17 +222,19 @@ class Daemon:
             exports=self.exports,
             state_dir=self.state_dir,
             socket_path=self.socket_path,
+            listen=listen,
             started_s=self.started_s,
         )
 
-    def _server_config(self) -> uvicorn.Config:
+    def _server_config(self, listen: str | None) -> uvicorn.Config:
         admins = frozenset(self.config.admin_users)
         routes = [
             StarletteRoute(route.path, endpoint(route, self.config.max_body_bytes, admins), methods=[route.method])
-            for route in Routes(self._services()).table()
+            for route in Routes(self._services(listen)).table()
         ]
         app = Starlette(
             routes=routes,
+            middleware=[Middleware(LoopbackGuard)],
             exception_handlers={HTTPException: _http_error, Exception: _unexpected(self.events)},
         )
         return uvicorn.Config(
@@ -273,7 +279,7 @@ def _unexpected(events: EventLog) -> Callable[[Request, Exception], Awaitable[Re
 
 
 def listen(config: DaemonConfig, path: Path) -> tuple[socket.socket, bool]:
-    """The socket handed over by systemd, else one bound here; and whether it is ours to remove."""
+    """The Unix socket handed over by systemd, else one bound here; and whether it is ours to remove."""
     inherited = sockets.inherited_socket(os.environ)
     if inherited is not None:
         return inherited, False

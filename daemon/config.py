@@ -7,10 +7,12 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from ..policies.errors import ConfigError
 from ..policies.snapshot import Frozen
+from .loopback import parse_listen
 
 
 class DaemonConfig(Frozen):
@@ -21,6 +23,9 @@ class DaemonConfig(Frozen):
     )
     socket: Path | None = Field(None, description="socket path; default: see docs/install.md")
     socket_mode: int = Field(0o660, ge=0, le=0o777, description="mode of the socket, e.g. 0o660")
+    listen: str | None = Field(
+        None, description="loopback address and port to serve on as well, e.g. 127.0.0.1:8000; default: none"
+    )
     policy: str = Field("balanced", description="a preset's name or the path of a policy file")
     admin_users: tuple[str, ...] = Field((), description="users beside root and the daemon's own who may change things")
     proc_root: Path = Field(Path("/proc"), description="where /proc is read")
@@ -39,6 +44,16 @@ class DaemonConfig(Frozen):
     profile_every_s: float = Field(1800.0, ge=10, description="seconds between two calibrations of a loaded base")
     keep_events: int = Field(20_000, ge=100, description="events kept in the state")
     keep_decisions: int = Field(20_000, ge=100, description="decisions kept in the state")
+
+    @field_validator("listen")
+    @classmethod
+    def _only_this_machine(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parse_listen(value)
+            except ConfigError as error:
+                raise PydanticCustomError("listen", "{sentence}", {"sentence": str(error).rstrip(".")}) from error
+        return value
 
 
 def load_config(path: Path | None) -> DaemonConfig:

@@ -14,6 +14,7 @@ from ..policies.errors import PatchdError
 from . import sockets
 from .app import Daemon, listen
 from .config import DaemonConfig, load_config, resolved
+from .loopback import bind_loopback
 
 EPILOG = """
 examples:
@@ -55,9 +56,10 @@ async def serve(config: DaemonConfig) -> None:
     state_dir = resolved(config)
     path = config.socket.absolute() if config.socket else sockets.default_socket_path(os.environ)
     daemon = Daemon(config, state_dir, path)
+    loopback = None if config.listen is None else bind_loopback(config.listen)
     listener, ours = listen(config, path)
     try:
-        await daemon.run(listener)
+        await daemon.run(listener, loopback)
     finally:
         if ours:
             sockets.remove(path)

@@ -29,4 +29,5 @@ class Services:
     exports: ExportService
     state_dir: Path
     socket_path: Path
+    listen: str | None
     started_s: float

@@ -47,6 +47,7 @@ class Routes:
             now_s=time.time(),
             state_dir=str(d.state_dir),
             socket=str(d.socket_path),
+            listen=d.listen,
             policy=d.policies.state,
             decision=d.deciding.current,
             snapshot=d.deciding.snapshot,

@@ -69,6 +69,7 @@ class Status(Frozen):
     now_s: float
     state_dir: str
     socket: str
+    listen: str | None = Field(None, description="address and port of the TCP listener, where there is one")
     policy: PolicyState
     decision: Decision | None
     snapshot: Snapshot | None

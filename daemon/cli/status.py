@@ -68,6 +68,7 @@ def status_text(state: Status) -> str:
     pairs = [
         ("patchd", f"{state.version}, process {state.pid}, up {render.duration(state.now_s - state.started_s)}"),
         ("socket", state.socket),
+        *([("listen", state.listen)] if state.listen else []),
         ("state", state.state_dir),
         ("policy", policy_line(state.policy)),
     ]
