@@ -1,6 +1,7 @@
 # patchd: every habit of working on it. `make` alone, or `make help`, lists them.
 #
 # PYTHON=python3.12   the interpreter that .venv is made from (3.11 or newer)
+# CLIENTS_PYTHON=...   the interpreter that .venv-clients is made from, .venv's by default (3.11 to 3.13)
 # PIP_ARGS=...        passed on to pip, for instance an index with CPU builds of torch: docs/dependencies.md
 
 SHELL := bash
@@ -14,6 +15,10 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Public clients that tests talk through, apart from patchd: they ask for versions that it cannot use.
+CLIENTS := .venv-clients
+CLIENTS_STAMP := $(CLIENTS)/.installed
+CLIENTS_PYTHON ?= $(BIN)/python
 TYPED := __init__.py policies models daemon benchmarks demo
 
 # The repository root is the package `patchd`, whatever the clone's folder is called: type checkers find it by this link.
@@ -32,7 +37,7 @@ help: ## List these targets
 demo: $(STAMP) ## See patchd at work: real daemon, predictions, training, resources that change
 	@$(BIN)/python demo/demo.py
 
-test: $(STAMP) ## Run all tests
+test: $(STAMP) $(CLIENTS_STAMP) ## Run all tests
 	@$(BIN)/python -m pytest
 
 lint: $(STAMP) ## Check style, types and who imports whom
@@ -59,8 +64,8 @@ bench: $(STAMP) ## Run the benchmarks (about 16 minutes); tables here, JSON in b
 	@for name in status predict engines threads reaction idle; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py --output build/bench/$$name.json; done
 
-clean: ## Remove the virtual environment and everything generated
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: ## Remove the virtual environments and everything generated
+	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt
@@ -72,6 +77,13 @@ $(STAMP): pyproject.toml constraints.txt
 	  rm -rf $(VENV); exit 1; }
 	@echo "Installing patchd and its dependencies into $(VENV) (torch is large: this takes a while the first time) ..."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev,onnx,openvino]'
+	@touch $@
+
+$(CLIENTS_STAMP): constraints-clients.txt | $(STAMP)
+	@echo "Installing the clients that tests talk through into $(CLIENTS) (500 MB) ..."
+	@$(CLIENTS_PYTHON) -m venv --clear $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints-clients.txt \
+	  'tritonclient[http]' kserve
 	@touch $@
 
 $(LINKS)/patchd:

@@ -48,7 +48,7 @@ class Answer:
         length = self.headers.get(LENGTH.lower())
         return json.loads(self.body[: None if length is None else int(length)])
 
-    def tensors(self) -> dict[str, list]:
+    def tensors(self) -> dict[str, list[Any]]:
         """The outputs by name, whichever form they came in."""
         found = {}
         offset = int(self.headers.get(LENGTH.lower(), 0))
@@ -62,7 +62,7 @@ class Answer:
         return found
 
 
-def unpacked(data: bytes, datatype: str) -> list:
+def unpacked(data: bytes, datatype: str) -> list[Any]:
     if datatype != "BYTES":
         return list(struct.unpack(f"<{len(data) // 4}{'f' if datatype == 'FP32' else 'i'}", data))
     found, offset = [], 0
@@ -74,7 +74,11 @@ def unpacked(data: bytes, datatype: str) -> list:
 
 
 def ask(
-    connection: http.client.HTTPConnection, method: str, path: str, body: bytes = b"", headers: dict | None = None
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    headers: dict[str, Any] | None = None,
 ) -> Answer:
     try:
         connection.request(method, path, body, headers or {})
@@ -105,7 +109,7 @@ def port(daemon: RunningDaemon) -> int:
 def v2(request: pytest.FixtureRequest, daemon: RunningDaemon, port: int):
     """Asks the daemon over one of its listeners."""
 
-    def asked(method: str, path: str, body: bytes = b"", headers: dict | None = None) -> Answer:
+    def asked(method: str, path: str, body: bytes = b"", headers: dict[str, Any] | None = None) -> Answer:
         tcp = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         return ask(tcp if request.param == "tcp" else UnixConnection(daemon.socket), method, path, body, headers)
 
@@ -123,23 +127,23 @@ def flower(photographs: dict[str, Path]) -> bytes:
     return photographs["flower"].read_bytes()
 
 
-def binary(inputs: list[tuple[dict, bytes]], **more: object) -> tuple[bytes, dict[str, str]]:
+def binary(inputs: list[tuple[dict[str, Any], bytes]], **more: object) -> tuple[bytes, dict[str, str]]:
     """Body and headers of a request whose inputs are in binary form."""
     described = [{**tensor, "parameters": {"binary_data_size": len(data)}} for tensor, data in inputs]
     head = json.dumps({"inputs": described, **more}).encode()
     return head + b"".join(data for _, data in inputs), {LENGTH: str(len(head))}
 
 
-def image_input(*images: bytes) -> tuple[dict, bytes]:
+def image_input(*images: bytes) -> tuple[dict[str, Any], bytes]:
     data = b"".join(struct.pack("<I", len(image)) + image for image in images)
     return {"name": "image", "shape": [len(images)], "datatype": "BYTES"}, data
 
 
-def in_json(tensor: dict, **more: object) -> bytes:
+def in_json(tensor: dict[str, Any], **more: object) -> bytes:
     return json.dumps({"inputs": [tensor], **more}).encode()
 
 
-def pixels(image: bytes, size: tuple[int, int] = (64, 48)) -> tuple[dict, bytes]:
+def pixels(image: bytes, size: tuple[int, int] = (64, 48)) -> tuple[dict[str, Any], bytes]:
     small = Image.open(io.BytesIO(image)).convert("RGB").resize(size)
     return {"name": "pixels", "shape": [size[1], size[0], 3], "datatype": "UINT8"}, small.tobytes()
 
@@ -335,7 +339,7 @@ def test_parameters_wish_and_foreign_ones_pass(v2, flower: bytes) -> None:
         ({"binary_data_output": "yes"}, "binary_data_output"),
     ],
 )
-def test_a_parameter_of_a_wrong_kind_is_named(unix, flower: bytes, parameters: dict, sentence: str) -> None:
+def test_a_parameter_of_a_wrong_kind_is_named(unix, flower: bytes, parameters: dict[str, Any], sentence: str) -> None:
     answer = unix("POST", INFER, *binary([image_input(flower)], parameters=parameters))
     assert answer.status == 400
     assert sentence in answer.json["error"]
@@ -383,7 +387,7 @@ IMAGE = {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["AAAA"]}
         ({"name": "input", "shape": [3, 1, 1], "datatype": "FP32", "data": [0] * 3}, "no rung at 1 px"),
     ],
 )
-def test_an_input_that_does_not_fit_is_named(unix, tensor: dict, sentence: str) -> None:
+def test_an_input_that_does_not_fit_is_named(unix, tensor: dict[str, Any], sentence: str) -> None:
     answer = unix("POST", INFER, in_json(tensor))
     assert answer.status in (400, 404)
     assert sentence in answer.json["error"]
@@ -420,7 +424,7 @@ def test_a_body_that_is_too_large_once_decompressed_is_refused(unix) -> None:
 
 
 def test_statistics_count_what_came_in(unix, flower: bytes) -> None:
-    def now() -> dict:
+    def now() -> dict[str, Any]:
         return unix("GET", "/v2/models/imagenet/stats").json["model_stats"][0]
 
     before = now()

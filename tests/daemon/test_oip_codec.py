@@ -7,6 +7,7 @@ import json
 import math
 import struct
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ JSON = st.recursive(
 SHAPES = st.lists(st.integers(0, 4), max_size=4)
 
 
-def nested(values: list, shape: list[int]):
+def nested(values: list[Any], shape: list[int]):
     """Flat values in the form of a shape."""
     if len(shape) <= 1:
         return values
@@ -41,7 +42,7 @@ def nested(values: list, shape: list[int]):
 
 
 @st.composite
-def tensors(draw: st.DrawFn) -> dict:
+def tensors(draw: st.DrawFn) -> dict[str, Any]:
     """A tensor as a client holds it, and the forms in which to send it."""
     shape = draw(SHAPES)
     count = math.prod(shape)
@@ -56,14 +57,14 @@ def tensors(draw: st.DrawFn) -> dict:
     return {"shape": shape, "datatype": datatype, "form": form, "values": values}
 
 
-def packed(tensor: dict) -> bytes:
+def packed(tensor: dict[str, Any]) -> bytes:
     values, datatype = tensor["values"], tensor["datatype"]
     if datatype == "BYTES":
         return b"".join(struct.pack("<I", len(value)) + value for value in values)
     return bytes(values) if datatype == "UINT8" else b"".join(struct.pack("<f", value) for value in values)
 
 
-def request_of(sent: list[dict], **more: object) -> tuple[bytes, str | None]:
+def request_of(sent: list[dict[str, Any]], **more: object) -> tuple[bytes, str | None]:
     """A request as clients write it: its body and the length of its JSON, where something follows that."""
     inputs, tail = [], b""
     for number, tensor in enumerate(sent):
@@ -80,7 +81,7 @@ def request_of(sent: list[dict], **more: object) -> tuple[bytes, str | None]:
 
 
 @given(st.lists(tensors(), min_size=1, max_size=4))
-def test_tensors_come_out_as_they_were_sent_in_every_mixture_of_forms(sent: list[dict]) -> None:
+def test_tensors_come_out_as_they_were_sent_in_every_mixture_of_forms(sent: list[dict[str, Any]]) -> None:
     body, length = request_of(sent, id="a")
     request = decode(body, length, "image")
     assert request.id == "a"
@@ -117,7 +118,7 @@ def test_any_json_is_a_request_or_refused(value: object, with_length: bool) -> N
     ),
     st.binary(max_size=20),
 )
-def test_any_tensor_is_taken_or_refused(described: dict, tail: bytes) -> None:
+def test_any_tensor_is_taken_or_refused(described: dict[str, Any], tail: bytes) -> None:
     head = json.dumps({"inputs": [described]}).encode()
     try:
         decode(head + tail, str(len(head)), "image")
@@ -194,7 +195,7 @@ def test_what_is_malformed_is_named(body: bytes, sentence: str) -> None:
         ({"datatype": "BYTES", "parameters": {"binary_data_size": 12}}, b"\0" * 12, "takes 2 elements"),
     ],
 )
-def test_binary_data_of_another_size_are_named(described: dict, tail: bytes, sentence: str) -> None:
+def test_binary_data_of_another_size_are_named(described: dict[str, Any], tail: bytes, sentence: str) -> None:
     head = one(**described)
     with pytest.raises(BadInputError, match=sentence):
         decode(head + tail, str(len(head)), "image")
@@ -230,9 +231,9 @@ def test_a_header_of_length_0_makes_the_body_one_element_of_the_raw_input(body: 
     st.data(),
 )
 def test_outputs_are_read_back_as_they_were_in_every_mixture_of_forms(
-    forms: list[tuple[str, bool]], default: bool, data: st.DataObject
+    forms: list[tuple[Any, bool]], default: bool, data: st.DataObject
 ) -> None:
-    element = {
+    element: dict[str, st.SearchStrategy[Any]] = {
         "FP32": st.floats(width=32, allow_nan=False, allow_infinity=False),
         "INT32": st.integers(-(2**31), 2**31 - 1),
         "BYTES": st.text(max_size=5),
