@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
 
 from ..policies.errors import ConfigError
 from ..policies.snapshot import Frozen
@@ -52,7 +51,7 @@ class DaemonConfig(Frozen):
             try:
                 parse_listen(value)
             except ConfigError as error:
-                raise PydanticCustomError("listen", "{sentence}", {"sentence": str(error).rstrip(".")}) from error
+                raise ValueError(str(error).rstrip(".")) from error
         return value
 
 
@@ -79,7 +78,7 @@ def load_config(path: Path | None) -> DaemonConfig:
         if first["type"] == "extra_forbidden":
             known = ", ".join(sorted(DaemonConfig.model_fields))
             raise ConfigError(f"{path}: key '{key}' is not known.", hint=f"Known keys: {known}.") from error
-        raise ConfigError(f"{path}: key '{key}': {first['msg']}.") from error
+        raise ConfigError(f"{path}: key '{key}': {first['msg'].removeprefix('Value error, ')}.") from error
 
 
 def default_state_dir(environ: dict[str, str]) -> Path:
