@@ -21,6 +21,7 @@ from .routing import explain_validation
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MAX_JSON_BYTES = 16 * 1024 * 1024  # parsed, JSON takes up to twenty times its size in memory
 MAX_DIMENSIONS = 8
+MAX_TENSORS = 64  # with fail_fast, so that a body of millions of faults does not become as many error records
 COMPRESS_FROM_BYTES = 1024  # smaller answers fit one packet either way
 WINDOW_BITS = {"gzip": 31, "deflate": 15}  # zlib's numbers for the gzip and the zlib container
 
@@ -42,7 +43,7 @@ class RequestInput(Wire):
     """An input tensor: `data`, nested or flat, or the parameter `binary_data_size`."""
 
     name: Text
-    shape: Annotated[tuple[Size, ...], Field(max_length=MAX_DIMENSIONS)]
+    shape: Annotated[tuple[Size, ...], Field(max_length=MAX_DIMENSIONS, fail_fast=True)]
     datatype: Text
     parameters: dict[str, Any] | None = None
     data: list[Any] | None = None
@@ -60,8 +61,8 @@ class InferenceRequest(Wire):
 
     id: Text | None = None
     parameters: dict[str, Any] | None = None
-    inputs: tuple[RequestInput, ...]
-    outputs: tuple[RequestOutput, ...] | None = None
+    inputs: Annotated[tuple[RequestInput, ...], Field(max_length=MAX_TENSORS, fail_fast=True)]
+    outputs: Annotated[tuple[RequestOutput, ...], Field(max_length=MAX_TENSORS, fail_fast=True)] | None = None
 
 
 class ResponseOutput(Wire):

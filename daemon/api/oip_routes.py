@@ -109,7 +109,9 @@ class OipRoutes:
             if self._s.inference.status().state != "stopped":
                 return m.RepositoryModel(name=task, state="READY", reason="its worker runs")
             keep_s = self._s.policies.policy.inference.keep_alive_s
-            reason = f"no worker runs; the next request starts it, and {keep_s:g} s without one end it"
+            why = self._s.inference.unloaded
+            ended = "no worker runs" if why is None else f"its worker was unloaded ({why})"
+            reason = f"{ended}; the next request starts it, and {keep_s:g} s without one end it"
             return m.RepositoryModel(name=task, state="READY", reason=reason)
         reason = f"it has no patch yet; patchctl train submit --task {task} trains one"
         if jobs := self._s.training.jobs_of(task):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -153,6 +154,9 @@ def test_short_of_memory_the_idle_worker_is_unloaded_and_the_next_prediction_say
             return next(w for w in running.client.status().workers if w.name == "inference").reason
 
         assert running.until(unloaded, 30).startswith("memory pressure: ")
+        index = json.loads(running.client.request("POST", "/v2/repository/index", body=b"{}"))
+        said = next(model["reason"] for model in index if model["name"] == "imagenet")
+        assert said.startswith("its worker was unloaded (memory pressure: ")
         answer = running.client.infer("imagenet", picture(300, 300))
         assert answer.timing.start_worker_ms > 100
         assert answer.timing.total_ms > answer.timing.start_worker_ms
