@@ -1,0 +1,94 @@
+"""Cascades: cheap rungs first, dearer ones only where the cheap ones are not sure (Streeter, ICML 2018).
+
+The records that calibrating makes, the state keeps and the inference worker follows, and the pure choice of how much
+of a cascade an allocation affords.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from .snapshot import Frozen
+
+
+class RungId(Frozen):
+    """A rung of a task: which base, at which side of the square input in pixels, under which patch."""
+
+    base: str
+    resolution: int = Field(gt=0)
+    patch_id: str | None = Field(None, description="sha256 of the patch file; None is the base as it is")
+
+    def __str__(self) -> str:
+        return f"{self.base} at {self.resolution} px"
+
+
+class RuleKind(StrEnum):
+    """How a stage decides whether it is sure. A rule's score is compared with its threshold."""
+
+    CONFIDENCE = "confidence"  # learned probability of being right, from a few features of the logits
+    MARGIN = "margin"  # first probability minus the second one
+    AGREEMENT = "agreement"  # the same answer as an earlier stage's; the score is this stage's margin
+    ALWAYS = "always"  # the last stage
+
+
+class AcceptRule(Frozen):
+    """When a stage's answer is taken: where the score is at least `threshold`."""
+
+    kind: RuleKind
+    threshold: float = 0.0
+    weights: tuple[float, ...] = Field(
+        (), description="confidence: intercept, then a weight for each feature; the score is the logistic function"
+    )
+    earlier: int | None = Field(None, ge=0, description="agreement: index of the stage whose answer must be the same")
+
+
+class Stage(Frozen):
+    """One stage of a cascade, with what calibrating found for it."""
+
+    rung: RungId
+    rule: AcceptRule
+    cost_ms: float = Field(ge=0, description="what an input pays that comes this far, beyond the stages before")
+    share: float = Field(ge=0, le=1, description="of the certifying inputs, those that this stage answers")
+
+
+class Basis(StrEnum):
+    """What a promise counts as a loss."""
+
+    LABELS = "labels"  # right answers lost against the reference, those won subtracted
+    AGREEMENT = "agreement"  # answers that differ from the reference's
+
+
+class Promise(Frozen):
+    """With probability at least 1 - delta over the certifying sample, the mean loss is at most epsilon.
+
+    Learn-then-Test (Angelopoulos et al. 2021): the sample is apart from the one that the search used.
+    """
+
+    basis: Basis
+    epsilon: float = Field(gt=0, lt=1, description="share of inputs")
+    delta: float = Field(gt=0, lt=1)
+    samples: int = Field(ge=0, description="certifying inputs")
+    missing: int = Field(0, ge=0, description="inputs that are lacking before anything could be promised")
+    loss: float = Field(0.0, ge=-1, le=1, description="observed on the certifying inputs, by the basis")
+    disagreement: float = Field(0.0, ge=0, le=1, description="observed share of answers unlike the reference's")
+    p_value: float = Field(1.0, ge=0, le=1, description="of the hypothesis that the loss exceeds epsilon")
+    holds: bool = Field(description="whether the p-value is at most delta")
+
+
+class Cascade(Frozen):
+    """A task's cascade. One that promises nothing has the reference as its only stage."""
+
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    reference: RungId
+    promise: Promise
+    cost_ms: float = Field(ge=0, description="expected for an input, decoding, resizing and dispatch included")
+    reference_cost_ms: float = Field(ge=0, description="the same of the reference alone")
+    search_samples: int = Field(ge=0)
+    made_s: float
+
+    @property
+    def rungs(self) -> tuple[RungId, ...]:
+        """The rungs of the stages, in their order."""
+        return tuple(stage.rung for stage in self.stages)
