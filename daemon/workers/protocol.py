@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter
 
 from ...policies.decision import TrainingPlan
 from ...policies.snapshot import Frozen
-from ...policies.task import ExportReport, JobProgress, Preprocessing, RungResult, TaskSpec, TrainSpec
+from ...policies.task import ExportFormat, ExportReport, JobProgress, Preprocessing, RungResult, TaskSpec, TrainSpec
 
 PREFIX = struct.Struct(">IQ")
 MAX_HEADER_BYTES = 4 * 1024 * 1024
@@ -133,6 +133,16 @@ class WorkerError(Frozen):
     hint: str | None = None
 
 
+class Export(Frozen):
+    """The request of an exporting worker: write a patched model to `output`."""
+
+    type: Literal["export"] = "export"
+    base: str
+    patch_file: str
+    format: ExportFormat
+    output: str
+
+
 class Exported(Frozen):
     """The one message of an exporting worker: the model is written."""
 
@@ -241,6 +251,7 @@ Message = Annotated[
     | CheckPatch
     | PatchChecked
     | WorkerError
+    | Export
     | Exported
     | Ready
     | Stop
