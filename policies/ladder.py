@@ -20,8 +20,7 @@ def choose_rung(
         far = min_resolution if min_resolution is not None else max_resolution
         inside = [min(ladder.rungs, key=lambda r: abs(r.resolution - (far or r.resolution)))]
     costs = _costs(inside)
-    low, high = min(c for c, _ in costs.values()), max(c for c, _ in costs.values())
-    budget = high if allocation >= 1.0 else max(low, min(high, low + allocation * (high - low)))
+    budget = budget_ms(min(c for c, _ in costs.values()), max(c for c, _ in costs.values()), allocation)
     by_accuracy = all(r.accuracy is not None for r in inside)
 
     def rank(r: Rung) -> tuple[float, int]:
@@ -47,6 +46,11 @@ def choose_rung(
         candidates=candidates,
         text=text,
     )
+
+
+def budget_ms(low: float, high: float, allocation: float) -> float:
+    """What `allocation` in [0, 1] affords between two costs: never less than the cheapest, at 1 the dearest."""
+    return high if allocation >= 1.0 else max(low, min(high, low + allocation * (high - low)))
 
 
 def cheapest_at_least(ladder: Ladder, accuracy: float) -> Rung:

@@ -60,6 +60,25 @@ class Training(Frozen):
     slice_s: Number = Field(20.0, gt=0, le=3600, description="seconds of a training slice")
 
 
+class Cascades(Frozen):
+    """The `[cascade]` table."""
+
+    enabled: bool = Field(True, strict=True, description="false: a task's reference rung answers every prediction")
+    epsilon: Number = Field(
+        0.01, gt=0, lt=0.5, description="share of inputs that a cascade may lose at most against its reference"
+    )
+    delta: Number = Field(0.05, gt=0, lt=0.5, description="probability that a promise of epsilon is given wrongly")
+    audit_share: Number = Field(
+        0.01, ge=0, le=1, description="share of the answers that the reference answers again in idle time; 0 is none"
+    )
+    shorten: bool = Field(True, strict=True, description="a low inference allocation cuts cascades from their dear end")
+    false_alarm_every: Number = Field(
+        1_000_000,
+        ge=100,
+        description="audited answers between two false alarms of the drift test, on average, at least",
+    )
+
+
 class Condition(Frozen):
     """One condition on a signal: `above`, `below` (each with a leave threshold) or `is`."""
 
@@ -128,6 +147,7 @@ class Policy(Frozen):
     policy: Head
     inference: Inference = Inference()
     training: Training = Training()
+    cascade: Cascades = Cascades()
     rule: tuple[Rule, ...] = ()
 
     @model_validator(mode="after")
@@ -163,6 +183,7 @@ _MODELS: dict[str, type[Frozen]] = {
     "policy": Head,
     "inference": Inference,
     "training": Training,
+    "cascade": Cascades,
     "rule": Rule,
     "when": Condition,
 }

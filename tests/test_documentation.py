@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from patchd.daemon.config import DaemonConfig
-from patchd.policies.policy import Condition, Head, Inference, Rule, Training, parse_policy
+from patchd.policies.policy import Cascades, Condition, Head, Inference, Rule, Training, parse_policy
 from patchd.policies.presets_loader import trace_names
 from patchd.policies.snapshot import SIGNALS, Frozen
 
@@ -22,7 +22,14 @@ def test_the_table_of_signals_is_that_of_the_code() -> None:
 
 @pytest.mark.parametrize(
     ("table", "model"),
-    [("policy", Head), ("inference", Inference), ("training", Training), ("rule", Rule), ("when", Condition)],
+    [
+        ("policy", Head),
+        ("inference", Inference),
+        ("training", Training),
+        ("cascade", Cascades),
+        ("rule", Rule),
+        ("when", Condition),
+    ],
 )
 def test_the_table_of_policy_keys_is_complete_and_tells_the_defaults(table: str, model: type[Frozen]) -> None:
     rows = {

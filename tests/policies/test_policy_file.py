@@ -23,6 +23,19 @@ def test_every_preset_is_valid_and_named_after_its_file() -> None:
         assert policy.rule
 
 
+def test_presets_that_save_more_promise_less_and_audit_less() -> None:
+    tables = [load_preset(name).cascade for name in ("performance", "balanced", "powersave")]
+    assert [table.epsilon for table in tables] == [0.005, 0.01, 0.02]
+    assert [table.audit_share for table in tables] == [0.02, 0.01, 0.005]
+    assert all(table.enabled and table.shorten for table in tables)
+
+
+def test_a_policy_without_the_table_has_cascades_that_promise_one_percent() -> None:
+    table = parse_policy(HEAD, "f").cascade
+    assert (table.enabled, table.epsilon, table.delta, table.audit_share) == (True, 0.01, 0.05, 0.01)
+    assert (table.shorten, table.false_alarm_every) == (True, 1_000_000)
+
+
 def test_an_unknown_preset_is_named_with_the_known_ones() -> None:
     with pytest.raises(NotFoundError, match=r"turbo.*balanced"):
         load_preset("turbo")
@@ -38,6 +51,15 @@ def test_an_unknown_preset_is_named_with_the_known_ones() -> None:
         (HEAD + '[inference]\nallocation = "0.5"\n', 4, "allocation"),
         (HEAD + "[inference]\nallocation = nan\n", 4, "allocation"),
         (HEAD + "[inference]\nmin_resolution = 224\nmax_resolution = 96\n", 3, "224 is above max_resolution 96"),
+        (HEAD + "[cascade]\nepsilom = 0.01\n", 4, "epsilom.*epsilon"),
+        (HEAD + "[cascades]\n", 3, "cascades.*cascade"),
+        (HEAD + "[cascade]\nepsilon = 0.0\n", 4, "cascade.epsilon.*greater than 0"),
+        (HEAD + "[cascade]\n# half\nepsilon = 0.5\n", 5, "cascade.epsilon.*less than 0.5"),
+        (HEAD + "[cascade]\ndelta = 1\n", 4, "cascade.delta"),
+        (HEAD + "[cascade]\naudit_share = 1.5\n", 4, "cascade.audit_share"),
+        (HEAD + "[cascade]\nenabled = 1\n", 4, "cascade.enabled"),
+        (HEAD + '[cascade]\nenabled = true\nshorten = "yes"\n', 5, "cascade.shorten"),
+        (HEAD + "[cascade]\nfalse_alarm_every = 10\n", 4, "cascade.false_alarm_every.*100"),
         (HEAD + RULE.replace("battery.charge", "batery.charge"), 5, "batery.charge.*battery.charge"),
         (HEAD + RULE.replace("below = 0.2", "below = 20"), 5, "share from 0 to 1"),
         (HEAD + RULE.replace("below = 0.2", "below = 0.2, leave_above = 0.1"), 5, "leave_above"),
@@ -126,4 +148,4 @@ def test_monstrous_toml_is_refused_in_one_sentence(text: str) -> None:
 
 
 def test_the_json_schema_knows_every_table() -> None:
-    assert set(policy_json_schema()["properties"]) == {"policy", "inference", "training", "rule"}
+    assert set(policy_json_schema()["properties"]) == {"policy", "inference", "training", "cascade", "rule"}
