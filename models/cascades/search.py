@@ -1,0 +1,321 @@
+"""The search for cascades: Streeter's greedy algorithm over all (rung, rule, threshold) choices, on measured costs.
+
+At every turn the choice that answers most of the still open inputs for its cost joins the cascade, provided that the
+answers it gives lose no more than the allowance against the reference's. The reference is a choice too, which answers
+everything; when no other is a better buy it becomes the last stage. So a cascade found here never costs more than the
+reference alone on the inputs that it was found on.
+
+Source: Streeter, "Approximation Algorithms for Cascading Prediction Models", ICML 2018, algorithm 1. docs/cascades.md
+states the factor of 4 and what it rests on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...policies.cascade import AcceptRule, RuleKind, RungId
+from .confidence import fit_confidences
+from .costs import CascadeCosts
+from .features import MARGIN, PROBABILITY, confidence
+from .run import Step, expected_cost, run
+from .table import ScoreTable
+
+MOST_STAGES = 4  # with the reference: each keeps a graph in memory and adds to the slowest answers
+WORTH = 0.01  # of the expected cost: a stage that saves less is not worth its graph in memory
+NEVER = 2.0  # a threshold above every margin: such a stage only lends its answer to a later one
+ALL_KINDS = frozenset({RuleKind.CONFIDENCE, RuleKind.MARGIN, RuleKind.AGREEMENT})
+ALLOWANCES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)  # in epsilons; above 1 as only a part is answered early
+
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A cascade, or a rung alone, on the search part: what it costs and what it loses."""
+
+    cost_ms: float
+    loss: float  # mean, by the table's basis
+    disagreement: float  # share of answers unlike the reference's
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found."""
+
+    path: tuple[Point, ...]  # from the safest to the cheapest, each cheaper than those before and than the reference
+    points: tuple[Point, ...]  # everything evaluated: rungs alone, one early stage and the reference, whole cascades
+    frontier: tuple[Point, ...]  # those of them that nothing else beats in both cost and loss, cheapest first
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Stages that may come next, with the inputs that they would answer at once."""
+
+    steps: tuple[Step, ...]
+    answered: Rows
+    cost_ms: float  # mean, for an open input
+
+
+@dataclass
+class _Turns:
+    """A cascade under construction."""
+
+    open: NDArray[np.bool_]  # [n]
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def rungs(self) -> list[RungId]:
+        return [step.rung for step in self.steps]
+
+
+def search(
+    table: ScoreTable,
+    costs: CascadeCosts,
+    reference: RungId,
+    allowances: Iterable[float],
+    *,
+    kinds: frozenset[RuleKind] = ALL_KINDS,
+    most_stages: int = MOST_STAGES,
+) -> Found:
+    """Cascades to `reference` for each allowance: the mean loss that a stage may have on the inputs that it answers.
+
+    `table` is the search part alone. Raises BadInputError when it lacks the reference or a cost is unmeasured.
+    """
+    searcher = Searcher(table, costs, reference, kinds)
+    whole: list[Point] = []
+    points = [searcher.point([Step(rung, AcceptRule(kind=RuleKind.ALWAYS))]) for rung in table.rungs]
+    for allowance in sorted(set(allowances)):
+        points += searcher.single_points(allowance)
+        whole.append(searcher.point(searcher.pruned(searcher.greedy(allowance), most_stages)))
+    points += whole
+    return Found(path_of(whole, below_ms=costs.stage_costs([reference])[0]), tuple(points), frontier_of(points))
+
+
+def path_of(points: Sequence[Point], below_ms: float) -> tuple[Point, ...]:
+    """Those cheaper than `below_ms`, in the order of their loss, without any that a safer one undercuts."""
+    path: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.loss, point.cost_ms)):
+        if point.cost_ms < (path[-1].cost_ms if path else below_ms):
+            path.append(point)
+    return tuple(path)
+
+
+def frontier_of(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The points that no other beats in both cost and loss, cheapest first."""
+    frontier: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost_ms, point.loss)):
+        if not frontier or point.loss < frontier[-1].loss:
+            frontier.append(point)
+    return tuple(frontier)
+
+
+def plain_confidence(
+    table: ScoreTable, costs: CascadeCosts, reference: RungId, rungs: Sequence[RungId], thresholds: Iterable[float]
+) -> list[Point]:
+    """The baseline without a search: `rungs` as they are, one threshold on the largest probability for all of them."""
+    searcher = Searcher(table, costs, reference, frozenset())
+    points = []
+    weights = np.zeros(table.features.shape[2] + 1)
+    weights[1 + PROBABILITY] = 1.0
+    for threshold in thresholds:
+        limit = float(confidence(weights[:2], np.array([[threshold]]))[0])
+        rule = AcceptRule(kind=RuleKind.CONFIDENCE, threshold=limit, weights=tuple(map(float, weights)))
+        points.append(searcher.point([*(Step(rung, rule) for rung in rungs), searcher.last]))
+    return points
+
+
+class Searcher:
+    """The tables that the greedy algorithm looks things up in: every rung's inputs, sorted by every rule's score."""
+
+    def __init__(self, table: ScoreTable, costs: CascadeCosts, reference: RungId, kinds: frozenset[RuleKind]) -> None:
+        self._table, self._costs, self._reference = table, costs, reference
+        self._losses = table.losses(reference)
+        self._alone_ms = costs.stage_costs([reference])[0]
+        self._agreeing = RuleKind.AGREEMENT in kinds
+        self._others = [rung for rung in table.rungs if rung != reference]
+        self._column = {rung: i for i, rung in enumerate(table.rungs)}
+        self._weights = fit_confidences(table, reference) if RuleKind.CONFIDENCE in kinds else {}
+        self._sorted: dict[tuple[RungId, RuleKind], tuple[Rows, NDArray[np.float64]]] = {}
+        for rung in self._others:
+            features = table.features[:, self._column[rung]]
+            if kinds & {RuleKind.MARGIN, RuleKind.AGREEMENT}:
+                self._sorted[rung, RuleKind.MARGIN] = _descending(features[:, MARGIN].astype(np.float64))
+            if rung in self._weights:
+                scores = confidence(np.asarray(self._weights[rung]), features)
+                self._sorted[rung, RuleKind.CONFIDENCE] = _descending(scores)
+        self._own_kinds = tuple(sorted(kinds - {RuleKind.AGREEMENT, RuleKind.ALWAYS}))
+
+    @property
+    def last(self) -> Step:
+        """The reference, which answers whatever comes to it."""
+        return Step(self._reference, AcceptRule(kind=RuleKind.ALWAYS))
+
+    def point(self, steps: Sequence[Step]) -> Point:
+        """What these stages cost and lose on the table."""
+        outcome = run(steps, self._table, self._reference)
+        return Point(expected_cost(steps, outcome, self._costs), outcome.loss, outcome.disagreement, tuple(steps))
+
+    def greedy(self, allowance: float) -> list[Step]:
+        """Algorithm 1: the best buy, turn by turn, until the reference is the best buy."""
+        turns = _Turns(np.ones(len(self._table), np.bool_))
+        while turns.open.any():
+            best = max(self._choices(turns, allowance), key=_rate, default=None)
+            if best is None or _rate(best) <= turns.open.sum() / self._beyond_decoding(turns.rungs, self._reference):
+                break
+            turns.steps += best.steps
+            turns.open[best.answered] = False
+        return [*turns.steps, self.last]
+
+    def pruned(self, steps: Sequence[Step], most: int) -> list[Step]:
+        """The stages without those that are not worth it, at most `most` of them.
+
+        Again and again the stage goes whose going costs least: those of no worth, where the loss does not grow by it,
+        and then, while there are too many, those of the least worth. What it answered, later stages decide on.
+        """
+        best = self.point(steps)
+        while True:
+            fewer = [self.point(left) for i in range(len(best.steps) - 1) if (left := _without(best.steps, i))]
+            if len(best.steps) <= most:
+                fewer = [point for point in fewer if self._worth_it(best, point)]
+            if not fewer:
+                return list(best.steps)
+            best = min(fewer, key=lambda point: point.cost_ms)
+
+    def _worth_it(self, point: Point, shorter: Point) -> bool:
+        limit = min(point.cost_ms * (1 + WORTH), self._alone_ms)
+        return shorter.cost_ms <= limit and shorter.loss <= point.loss
+
+    def single_points(self, allowance: float) -> Iterator[Point]:
+        """Every rung and rule as the only early stage before the reference."""
+        n = len(self._table)
+        everything = _Turns(np.ones(n, np.bool_))
+        unlike = self._table.disagreements(self._reference)
+        for choice in self._singles(everything, allowance):
+            rung, rows = choice.steps[0].rung, choice.answered
+            first, then = self._costs.stage_costs((rung, self._reference))
+            column = self._column[rung]
+            yield Point(
+                first + (1 - len(rows) / n) * then,
+                float(self._losses[rows, column].sum()) / n,
+                float(unlike[rows, column].sum()) / n,
+                (*choice.steps, self.last),
+            )
+
+    def _choices(self, turns: _Turns, allowance: float) -> list[Choice]:
+        singles = list(self._singles(turns, allowance))
+        return singles + list(self._pairs(turns, allowance, singles)) if self._agreeing else singles
+
+    def _singles(self, turns: _Turns, allowance: float) -> Iterator[Choice]:
+        used = turns.rungs
+        for rung in self._others:
+            if rung in used:
+                continue
+            cost = self._beyond_decoding(used, rung)
+            for kind in self._own_kinds:
+                order, scores = self._open(rung, kind, turns.open)
+                rule = AcceptRule(kind=kind, weights=self._weights[rung] if kind is RuleKind.CONFIDENCE else ())
+                yield from self._single(rung, rule, order, scores, cost, allowance)
+            if self._agreeing:
+                order, scores = self._open(rung, RuleKind.MARGIN, turns.open)
+                for i, earlier in enumerate(used):
+                    same = self._same(order, rung, earlier)
+                    rule = AcceptRule(kind=RuleKind.AGREEMENT, earlier=i)
+                    yield from self._single(rung, rule, order[same], scores[same], cost, allowance)
+
+    def _single(
+        self, rung: RungId, rule: AcceptRule, order: Rows, scores: NDArray[np.float64], cost: float, allowance: float
+    ) -> Iterator[Choice]:
+        count = longest_prefix(self._losses[order, self._column[rung]], scores, allowance)
+        if count:
+            rule = rule.model_copy(update={"threshold": _between(scores, count)})
+            yield Choice((Step(rung, rule),), order[:count], cost)
+
+    def _pairs(self, turns: _Turns, allowance: float, singles: Sequence[Choice]) -> Iterator[Choice]:
+        """Two cheap rungs of which the second answers where both say the same; the first answers what it can alone."""
+        used = turns.rungs
+        best = max(map(_rate, singles), default=0.0)
+        size = int(turns.open.sum())
+        for first in (rung for rung in self._others if rung not in used):
+            own = max((c for c in singles if c.steps[0].rung == first), key=lambda c: len(c.answered), default=None)
+            answered = own.answered if own else np.empty(0, np.intp)
+            step = own.steps[0] if own else Step(first, AcceptRule(kind=RuleKind.MARGIN, threshold=NEVER))
+            left = turns.open.copy()
+            left[answered] = False
+            first_cost = self._beyond_decoding(used, first)
+            for second in self._others:
+                if second in used or second == first or self._beyond_decoding(used, second) < first_cost:
+                    continue
+                cost = first_cost + left.sum() / size * self._costs.marginal([*used, first], second)
+                order, scores = self._open(second, RuleKind.MARGIN, left)
+                same = self._same(order, second, first)
+                if (len(answered) + same.sum()) / cost <= best:
+                    continue  # even if all that agree were taken
+                rule = AcceptRule(kind=RuleKind.AGREEMENT, earlier=len(used))
+                for choice in self._single(second, rule, order[same], scores[same], cost, allowance):
+                    pair = Choice((step, *choice.steps), np.concatenate((answered, choice.answered)), cost)
+                    best = max(best, _rate(pair))
+                    yield pair
+
+    def _open(self, rung: RungId, kind: RuleKind, wanted: NDArray[np.bool_]) -> tuple[Rows, NDArray[np.float64]]:
+        order, scores = self._sorted[rung, kind]
+        kept = wanted[order]
+        return order[kept], scores[kept]
+
+    def _same(self, rows: Rows, one: RungId, other: RungId) -> NDArray[np.bool_]:
+        answers = self._table.answers
+        same: NDArray[np.bool_] = answers[rows, self._column[one]] == answers[rows, self._column[other]]
+        return same
+
+    def _beyond_decoding(self, used: Sequence[RungId], rung: RungId) -> float:
+        # Every cascade decodes every input: counting that to the first stage would make the dear ones look cheap.
+        return self._costs.marginal(used, rung) - (0.0 if used else self._costs.decode_ms)
+
+
+def longest_prefix(losses: NDArray[np.int8], scores: NDArray[np.float64], allowance: float) -> int:
+    """How many of the inputs, sorted by falling score, may be taken at once with a mean loss of at most `allowance`.
+
+    Inputs of the same score are taken together or not at all.
+    """
+    if not len(losses):
+        return 0
+    counts = np.arange(1, len(losses) + 1)
+    allowed = np.cumsum(losses, dtype=np.int64) <= allowance * counts + 1e-9
+    allowed[:-1] &= scores[:-1] > scores[1:]
+    found = np.flatnonzero(allowed)
+    return int(found[-1]) + 1 if len(found) else 0
+
+
+def _between(scores: NDArray[np.float64], count: int) -> float:
+    """A threshold that takes the first `count` of the falling scores: halfway to the next, so rounding is harmless."""
+    last = float(scores[count - 1])
+    if count == len(scores):
+        return last
+    middle = (last + float(scores[count])) / 2
+    return middle if middle > float(scores[count]) else last
+
+
+def _descending(scores: NDArray[np.float64]) -> tuple[Rows, NDArray[np.float64]]:
+    order = np.argsort(-scores, kind="stable")
+    order = order[~np.isnan(scores[order])]
+    return order, scores[order]
+
+
+def _rate(choice: Choice) -> float:
+    return len(choice.answered) / choice.cost_ms if choice.cost_ms > 0 else np.inf
+
+
+def _without(steps: Sequence[Step], i: int) -> list[Step] | None:
+    """The stages but the i-th; None where a later one needs its answer."""
+    if any(step.rule.earlier == i for step in steps):
+        return None
+    fewer = []
+    for step in (*steps[:i], *steps[i + 1 :]):
+        if step.rule.earlier is not None and step.rule.earlier > i:
+            step = Step(step.rung, step.rule.model_copy(update={"earlier": step.rule.earlier - 1}))
+        fewer.append(step)
+    return fewer
