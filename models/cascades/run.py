@@ -57,10 +57,9 @@ def run(steps: Sequence[Step], table: ScoreTable, reference: RungId) -> Outcome:
         taken = accepts(step.rule, table.features[open_rows, columns[i]], answers, earlier)
         stage[open_rows[taken]] = i
         open_rows = open_rows[~taken]
-    rows, column = np.arange(n), np.asarray(columns)[stage]
-    losses = table.losses(reference)[rows, column]
-    unlike = table.disagreements(reference)[rows, column]
-    answers = table.answers[rows, column]
+    answers = table.answers[np.arange(n), np.asarray(columns)[stage]]
+    losses = table.losses_of(answers, reference)
+    unlike = answers != table.answers[:, table.index(reference)]
     return Outcome(answers, stage, float(losses.mean()) if n else 0.0, float(unlike.mean()) if n else 0.0, losses)
 
 

@@ -72,6 +72,10 @@ class _Turns:
     def rungs(self) -> list[RungId]:
         return [step.rung for step in self.steps]
 
+    def take(self, choice: Choice) -> None:
+        self.steps += choice.steps
+        self.open[choice.answered] = False
+
 
 def search(
     table: ScoreTable,
@@ -91,7 +95,7 @@ def search(
     points = [searcher.point([Step(rung, AcceptRule(kind=RuleKind.ALWAYS))]) for rung in table.rungs]
     for allowance in sorted(set(allowances)):
         points += searcher.single_points(allowance)
-        whole.append(searcher.point(searcher.pruned(searcher.greedy(allowance), most_stages)))
+        whole.append(searcher.point(searcher.pruned(searcher.greedy(allowance), allowance, most_stages)))
     points += whole
     return Found(path_of(whole, below_ms=costs.stage_costs([reference])[0]), tuple(points), frontier_of(points))
 
@@ -167,28 +171,36 @@ class Searcher:
             best = max(self._choices(turns, allowance), key=_rate, default=None)
             if best is None or _rate(best) <= turns.open.sum() / self._beyond_decoding(turns.rungs, self._reference):
                 break
-            turns.steps += best.steps
-            turns.open[best.answered] = False
+            turns.take(best)
         return [*turns.steps, self.last]
 
-    def pruned(self, steps: Sequence[Step], most: int) -> list[Step]:
-        """The stages without those that are not worth it, at most `most` of them.
+    def pruned(self, steps: Sequence[Step], allowance: float, most: int) -> list[Step]:
+        """At most `most` of the stages, without those that are not worth it.
 
-        Again and again the stage goes whose going costs least: those of no worth, where the loss does not grow by it,
-        and then, while there are too many, those of the least worth. What it answered, later stages decide on.
+        Again and again the stage goes that is missed least, while it is of no worth or there are too many. The
+        thresholds of the others are set anew each time, as `greedy` sets them, so the allowance holds for every stage.
         """
         best = self.point(steps)
         while True:
-            fewer = [self.point(left) for i in range(len(best.steps) - 1) if (left := _without(best.steps, i))]
-            if len(best.steps) <= most:
-                fewer = [point for point in fewer if self._worth_it(best, point)]
+            limit = min(best.cost_ms * (1 + WORTH), self._alone_ms) if len(best.steps) <= most else np.inf
+            left = (_without(best.steps, i) for i in range(len(best.steps) - 1))
+            fewer = [self.point(self._refitted(remaining, allowance)) for remaining in left if remaining]
+            fewer = [point for point in fewer if point.cost_ms <= limit]
             if not fewer:
                 return list(best.steps)
             best = min(fewer, key=lambda point: point.cost_ms)
 
-    def _worth_it(self, point: Point, shorter: Point) -> bool:
-        limit = min(point.cost_ms * (1 + WORTH), self._alone_ms)
-        return shorter.cost_ms <= limit and shorter.loss <= point.loss
+    def _refitted(self, steps: Sequence[Step], allowance: float) -> list[Step]:
+        """The same rungs and rules in the same order, each with the lowest threshold that the allowance permits."""
+        turns = _Turns(np.ones(len(self._table), np.bool_))
+        for step in steps[:-1]:
+            order, scores = self._ranked(step.rung, step.rule, turns)
+            choice = self._single(step.rung, step.rule, order, scores, 1.0, allowance)
+            if choice is None:
+                turns.steps.append(Step(step.rung, step.rule.model_copy(update={"threshold": NEVER})))
+            else:
+                turns.take(choice)
+        return [*turns.steps, self.last]
 
     def single_points(self, allowance: float) -> Iterator[Point]:
         """Every rung and rule as the only early stage before the reference."""
@@ -215,25 +227,26 @@ class Searcher:
         for rung in self._others:
             if rung in used:
                 continue
-            cost = self._beyond_decoding(used, rung)
-            for kind in self._own_kinds:
-                order, scores = self._open(rung, kind, turns.open)
-                rule = AcceptRule(kind=kind, weights=self._weights[rung] if kind is RuleKind.CONFIDENCE else ())
-                yield from self._single(rung, rule, order, scores, cost, allowance)
+            rules = [AcceptRule(kind=kind, weights=self._weights_of(rung, kind)) for kind in self._own_kinds]
             if self._agreeing:
-                order, scores = self._open(rung, RuleKind.MARGIN, turns.open)
-                for i, earlier in enumerate(used):
-                    same = self._same(order, rung, earlier)
-                    rule = AcceptRule(kind=RuleKind.AGREEMENT, earlier=i)
-                    yield from self._single(rung, rule, order[same], scores[same], cost, allowance)
+                rules += [AcceptRule(kind=RuleKind.AGREEMENT, earlier=i) for i in range(len(used))]
+            cost = self._beyond_decoding(used, rung)
+            for rule in rules:
+                choice = self._single(rung, rule, *self._ranked(rung, rule, turns), cost, allowance)
+                if choice is not None:
+                    yield choice
 
     def _single(
         self, rung: RungId, rule: AcceptRule, order: Rows, scores: NDArray[np.float64], cost: float, allowance: float
-    ) -> Iterator[Choice]:
+    ) -> Choice | None:
         count = longest_prefix(self._losses[order, self._column[rung]], scores, allowance)
-        if count:
-            rule = rule.model_copy(update={"threshold": _between(scores, count)})
-            yield Choice((Step(rung, rule),), order[:count], cost)
+        if not count:
+            return None
+        rule = rule.model_copy(update={"threshold": _between(scores, count)})
+        return Choice((Step(rung, rule),), order[:count], cost)
+
+    def _weights_of(self, rung: RungId, kind: RuleKind) -> tuple[float, ...]:
+        return self._weights[rung] if kind is RuleKind.CONFIDENCE else ()
 
     def _pairs(self, turns: _Turns, allowance: float, singles: Sequence[Choice]) -> Iterator[Choice]:
         """Two cheap rungs of which the second answers where both say the same; the first answers what it can alone."""
@@ -251,25 +264,25 @@ class Searcher:
                 if second in used or second == first or self._beyond_decoding(used, second) < first_cost:
                     continue
                 cost = first_cost + left.sum() / size * self._costs.marginal([*used, first], second)
-                order, scores = self._open(second, RuleKind.MARGIN, left)
-                same = self._same(order, second, first)
-                if (len(answered) + same.sum()) / cost <= best:
-                    continue  # even if all that agree were taken
                 rule = AcceptRule(kind=RuleKind.AGREEMENT, earlier=len(used))
-                for choice in self._single(second, rule, order[same], scores[same], cost, allowance):
+                order, scores = self._ranked(second, rule, _Turns(left, [*turns.steps, step]))
+                if (len(answered) + len(order)) / cost <= best:
+                    continue  # even if all that agree were taken
+                choice = self._single(second, rule, order, scores, cost, allowance)
+                if choice is not None:
                     pair = Choice((step, *choice.steps), np.concatenate((answered, choice.answered)), cost)
                     best = max(best, _rate(pair))
                     yield pair
 
-    def _open(self, rung: RungId, kind: RuleKind, wanted: NDArray[np.bool_]) -> tuple[Rows, NDArray[np.float64]]:
+    def _ranked(self, rung: RungId, rule: AcceptRule, turns: _Turns) -> tuple[Rows, NDArray[np.float64]]:
+        """The open inputs by falling score, with their scores; for an agreement only those that agree."""
+        kind = RuleKind.MARGIN if rule.earlier is not None else rule.kind
         order, scores = self._sorted[rung, kind]
-        kept = wanted[order]
+        kept = turns.open[order]
+        if rule.earlier is not None:
+            answers, earlier = self._table.answers, turns.steps[rule.earlier].rung
+            kept &= (answers[:, self._column[rung]] == answers[:, self._column[earlier]])[order]
         return order[kept], scores[kept]
-
-    def _same(self, rows: Rows, one: RungId, other: RungId) -> NDArray[np.bool_]:
-        answers = self._table.answers
-        same: NDArray[np.bool_] = answers[rows, self._column[one]] == answers[rows, self._column[other]]
-        return same
 
     def _beyond_decoding(self, used: Sequence[RungId], rung: RungId) -> float:
         # Every cascade decodes every input: counting that to the first stage would make the dear ones look cheap.

@@ -101,16 +101,20 @@ class ScoreTable:
         return self.rows(order[: n - second]), self.rows(order[n - second :])
 
     def losses(self, reference: RungId) -> NDArray[np.int8]:
-        """What each rung loses on each input against `reference`, [n, m].
+        """What each rung loses on each input against `reference`, [n, m]; the values are those of `losses_of`."""
+        return np.stack([self.losses_of(column, reference) for column in self.answers.T], axis=1)
+
+    def losses_of(self, answers: NDArray[np.int32], reference: RungId) -> NDArray[np.int8]:
+        """What answers [n] lose against the reference's, [n].
 
         With labels 1 for a right answer lost, -1 for one won, else 0; without labels 1 for an answer unlike the
         reference's. Raises BadInputError when the table has no such rung.
         """
-        column = self.index(reference)
+        wanted = self.answers[:, self.index(reference)]
         if self.labels is None:
-            return self.disagreements(reference).astype(np.int8)
-        right: NDArray[np.int8] = (self.answers == self.labels[:, None]).astype(np.int8)
-        lost: NDArray[np.int8] = right[:, [column]] - right
+            return (answers != wanted).astype(np.int8)
+        right: NDArray[np.int8] = (answers == self.labels).astype(np.int8)
+        lost: NDArray[np.int8] = (wanted == self.labels).astype(np.int8) - right
         return lost
 
     def disagreements(self, reference: RungId) -> NDArray[np.bool_]:
