@@ -226,10 +226,18 @@ class PatchdClient:
     # -- inference ---------------------------------------------------------------------------------------------------
 
     def infer(
-        self, task: str, image: bytes, *, top_k: int = 5, resolution: int | None = None, content_type: str | None = None
+        self,
+        task: str,
+        image: bytes,
+        *,
+        top_k: int = 5,
+        resolution: int | None = None,
+        content_type: str | None = None,
+        base: str | None = None,
     ) -> schemas.InferAnswer:
-        """Classify an encoded image (JPEG or PNG); `resolution` overrides the daemon's choice of rung."""
-        return _parse(schemas.InferAnswer, self.infer_bytes(task, image, top_k, resolution, content_type))
+        """Classify an encoded image (JPEG or PNG); `base` and `resolution` override the daemon's choice of rung."""
+        body = self.infer_bytes(task, image, top_k, resolution, content_type, base)
+        return _parse(schemas.InferAnswer, body)
 
     def infer_bytes(
         self,
@@ -238,12 +246,13 @@ class PatchdClient:
         top_k: int = 5,
         resolution: int | None = None,
         content_type: str | None = None,
+        base: str | None = None,
     ) -> bytes:
         """Like `infer`, but the answer is the body as it came."""
         return self.request(
             "POST",
             f"/v1/tasks/{quote(task, safe='')}/infer",
-            query={"top_k": top_k, "resolution": resolution},
+            query={"top_k": top_k, "base": base, "resolution": resolution},
             body=image,
             content_type=content_type or image_type(image),
             timeout_s=INFER_TIMEOUT_S,
@@ -258,6 +267,7 @@ class PatchdClient:
         *,
         top_k: int = 5,
         resolution: int | None = None,
+        base: str | None = None,
     ) -> schemas.InferAnswer:
         """Classify raw memory, row-major: UINT8 [H,W,3] RGB, or FP32 [3,R,R], a finished network input."""
         answer = self.request(
@@ -267,6 +277,7 @@ class PatchdClient:
                 "shape": ",".join(map(str, shape)),
                 "datatype": datatype,
                 "top_k": top_k,
+                "base": base,
                 "resolution": resolution,
             },
             body=data,

@@ -103,17 +103,21 @@ class DecisionService:
             for listener in self._listeners:
                 listener(decision)
 
-    def rung(self, task: str) -> RungDecision:
-        """The rung in force for a task that can answer; decided on the spot for one added since the last tick."""
+    def rung(self, task: str, base: str | None = None) -> RungDecision:
+        """The rung in force for a task that can answer.
+
+        Decided on the spot for a task added since the last tick, and among the rungs of another `base` than the
+        task's own. Raises NotFoundError when there is no such rung.
+        """
         decision = self.current
-        if decision is not None:
+        if decision is not None and base in (None, self._tasks.task(task).base):
             for rung in decision.rungs:
                 if rung.task == task:
                     return rung
         inference = self._policies.policy.inference
         allocation = 1.0 if decision is None else decision.inference.value
         return choose_rung(
-            self._tasks.ladders[task],
+            self._tasks.ladder(task, base),
             allocation,
             min_resolution=inference.min_resolution,
             max_resolution=inference.max_resolution,

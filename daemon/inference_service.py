@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..policies.batching import has_place
-from ..policies.decision import Decision
+from ..policies.decision import Decision, Rung
 from ..policies.errors import (
     BadInputError,
     BusyError,
@@ -84,6 +84,7 @@ class Wish:
     """
 
     top_k: int = 5
+    base: str | None = None
     resolution: int | None = None
     min_accuracy: float | None = None
     deadline_ms: float | None = None
@@ -131,7 +132,8 @@ class InferenceService:
         self._held: Counter[str] = Counter()  # requests in flight of each client
         self.unloaded: str | None = None  # why the worker is not loaded, in words
         self._worker_lock = asyncio.Lock()
-        self._windows: dict[tuple[str, int], _Window] = {}
+        self._windows: dict[tuple[str, str, int], _Window] = {}
+        self._bases_used: set[str] = set()  # by the worker that runs: what it has loaded
         self._requests: OrderedDict[str, str | None] = OrderedDict()
         self._per_task: dict[str, int] = {}
         self._last_used_s = time.monotonic()
@@ -154,10 +156,7 @@ class InferenceService:
         if self._stopping:
             raise UnavailableError("patchd is stopping.", retry_after_s=5.0)
         spec = self._tasks.task(task)
-        if task not in self._tasks.ladders:
-            raise NotFoundError(
-                f"Task '{task}' has no patch yet.", hint=f"Train one: patchctl train submit --task {task}"
-            )
+        self._tasks.ladder(task, wish.base)  # a request that no rung can answer has no place in the queue
         self._admit(task, wish.client)
         self._held[wish.client] += 1
         try:
@@ -189,7 +188,7 @@ class InferenceService:
         """Have the worker answer and put the answer together; `began` is when the request came."""
         task = spec.name
         # A worker that this request has no time to wait for goes on starting: the next one will need it.
-        start_ms = await asyncio.shield(self._ensure_worker(spec.base))
+        start_ms = await asyncio.shield(self._ensure_worker(wish.base or spec.base))
         route = self._route(task, given, wish)
         decision = self._deciding.current
         sent = time.perf_counter()
@@ -205,7 +204,7 @@ class InferenceService:
             threads=self._threads_now(),
             client=wish.client,
             batch_delay_ms=self._policies.policy.inference.batch_delay_ms,
-            cost_ms=self._tasks.cost_ms(task, route.rung.resolution) or 0.0,
+            cost_ms=self._tasks.cost_ms(task, route.rung.resolution, route.rung.base) or 0.0,
             expires_s=None if spare_ms is None else time.monotonic() + spare_ms / 1e3,
         )
         result = await self._call(request, given.payload)
@@ -217,7 +216,7 @@ class InferenceService:
         timing = result.timing
         spent = timing.decode_ms + timing.preprocess_ms + timing.bind_ms + timing.network_ms
         total_ms = (now - began) * 1e3
-        self._account(task, rung.resolution, total_ms - start_ms, timing.network_ms)
+        self._account(rung, total_ms - start_ms, timing.network_ms)
         request_id = f"{self._token}-{request.id}"
         self._remember(request_id, decision)
         return InferAnswer(
@@ -227,6 +226,7 @@ class InferenceService:
                 Prediction(label=spec.labels[i], index=i, probability=p)
                 for i, p in zip(result.indices, result.probabilities, strict=True)
             ),
+            base=rung.base,
             resolution=rung.resolution,
             patch_id=rung.patch_id,
             decision_id=None if decision is None else decision.id,
@@ -247,28 +247,30 @@ class InferenceService:
 
     def _route(self, task: str, given: Input, wish: Wish) -> _Route:
         """The rung for this input: the caller's wish, the input's own domain, else the decision in force."""
-        resolution = wish.resolution
+        base, resolution = wish.base, wish.resolution
+        asked = "" if base is None else f"{base}, for which the caller asked; "
         if given.form == "input":
             side = given.shape[-1] if given.shape else 0
             if resolution is not None and resolution != side:
                 raise BadInputError(f"The tensor is {side} px wide, but resolution {resolution} was asked for.")
-            return _Route(self._tasks.rung_ref(task, side), f"the input already has the form of the {side} px rung")
+            why = f"{asked}the input already has the form of the {side} px rung"
+            return _Route(self._tasks.rung_ref(task, side, base), why)
         if resolution is not None:
-            return _Route(self._tasks.rung_ref(task, resolution), "the caller asked for this resolution")
+            return _Route(self._tasks.rung_ref(task, resolution, base), f"{asked}the caller asked for this resolution")
         if wish.min_accuracy is not None:
-            chosen = cheapest_at_least(self._tasks.ladders[task], wish.min_accuracy)
+            chosen = cheapest_at_least(self._tasks.ladder(task, base), wish.min_accuracy)
             return _Route(
-                self._tasks.rung_ref(task, chosen.resolution),
-                f"{chosen.resolution} px: the cheapest rung whose accuracy of {chosen.accuracy:.1%} is at least the "
-                f"{wish.min_accuracy:.1%} that the caller asked for",
+                self._tasks.rung_ref(task, chosen.resolution, base),
+                f"{asked}{chosen.resolution} px: the cheapest rung whose accuracy of {chosen.accuracy:.1%} is at least "
+                f"the {wish.min_accuracy:.1%} that the caller asked for",
             )
-        decided = self._deciding.rung(task)
+        decided = self._deciding.rung(task, base)
         smaller = tuple(
-            self._tasks.rung_ref(task, candidate.rung.resolution)
+            self._tasks.rung_ref(task, candidate.rung.resolution, base)
             for candidate in decided.candidates
             if candidate.fits and candidate.rung.resolution < decided.resolution
         )
-        return _Route(self._tasks.rung_ref(task, decided.resolution), decided.text, smaller)
+        return _Route(self._tasks.rung_ref(task, decided.resolution, base), f"{asked}{decided.text}", smaller)
 
     def decision_of(self, request_id: str) -> str | None:
         """The decision that a request obeyed. Raises NotFoundError when the id is not remembered."""
@@ -294,7 +296,17 @@ class InferenceService:
     async def profile(self, base: str, resolutions: Sequence[int], repeats: int) -> None:
         """Measure the cost of one image at each resolution and price the ladders with it."""
         await self._worker.start(self._threads)
-        await self._measure(base, resolutions or self._resolutions(base), repeats)
+        await self._measure(base, resolutions or self._tasks.sides(base), repeats)
+
+    async def measure_pool(self, task: str) -> tuple[Rung, ...]:
+        """Measure what is unmeasured of every base that can answer a task; its pool, with all costs.
+
+        The worker loads each of these bases and keeps it. Raises NotFoundError, UnavailableError or WorkerCrashedError.
+        """
+        for base in dict.fromkeys(rung.base for rung in self._tasks.pool(task)):
+            await asyncio.shield(self._ensure_worker(base))
+        self._last_used_s = time.monotonic()
+        return self._tasks.pool(task)
 
     async def _measure(self, base: str, resolutions: Sequence[int], repeats: int) -> None:
         request = ProfileRequest(
@@ -307,6 +319,7 @@ class InferenceService:
         result = await asyncio.wait_for(self._call(request), PROFILE_TIMEOUT_S)
         if not isinstance(result, ProfileResult):
             raise WorkerCrashedError("The inference worker answered out of turn.", retry_after_s=1.0)
+        self._bases_used.add(base)
         now = time.time()
         self._last_profile_s, self._profiled_busy = time.monotonic(), self._busy()
         self._tasks.put_costs(tuple(_cost_view(result, cost, now) for cost in result.costs))
@@ -314,17 +327,14 @@ class InferenceService:
         self._events.emit("profile.measured", f"Measured {base} on {result.engine}: {shown}.", base=base)
         self._deciding.refresh()
 
-    def _resolutions(self, base: str) -> tuple[int, ...]:
-        specs = (spec for spec, _ in self._tasks.tasks.values() if spec.base == base)
-        return tuple(sorted({side for spec in specs for side in spec.resolutions}))
-
     async def profile_if_due(self, every_s: float) -> None:
         """Calibrate again, when the worker is loaded and idle and the last time is long enough ago."""
         due = time.monotonic() - self._last_profile_s >= every_s or (self._profiled_busy and not self._busy())
         if due and self._worker.running and self._waiting == 0 and not self._worker_lock.locked():
             async with self._worker_lock:
-                for base in {spec.base for spec, _ in self._tasks.tasks.values() if spec.name in self._per_task}:
-                    await self._measure(base, self._resolutions(base), CALIBRATION_REPEATS)
+                for base in sorted(self._bases_used):
+                    if sides := self._tasks.sides(base):
+                        await self._measure(base, sides, CALIBRATION_REPEATS)
 
     def _engine(self) -> str | None:
         return None if self._worker.ready is None else self._worker.ready.engine
@@ -349,13 +359,14 @@ class InferenceService:
         return tuple(
             RequestLatency(
                 task=task,
+                base=base,
                 resolution=resolution,
                 samples=len(window.total_ms),
                 p50_ms=statistics.median(window.total_ms),
                 p99_ms=sorted(window.total_ms)[math.ceil(0.99 * len(window.total_ms)) - 1],
                 network_p50_ms=statistics.median(window.network_ms),
             )
-            for (task, resolution), window in sorted(self._windows.items())
+            for (task, base, resolution), window in sorted(self._windows.items())
         )
 
     def predictions_of(self, task: str) -> int:
@@ -465,6 +476,7 @@ class InferenceService:
             future.set_result(message)
 
     def _on_exit(self, code: int) -> None:
+        self._bases_used.clear()
         lost = [future for future in self._pending.values() if not future.done()]
         for future in lost:
             future.set_exception(
@@ -484,11 +496,12 @@ class InferenceService:
 
     # accounts
 
-    def _account(self, task: str, resolution: int, total_ms: float, network_ms: float) -> None:
-        window = self._windows.setdefault((task, resolution), _Window())
+    def _account(self, rung: RungRef, total_ms: float, network_ms: float) -> None:
+        window = self._windows.setdefault((rung.task, rung.base, rung.resolution), _Window())
         window.total_ms.append(total_ms)
         window.network_ms.append(network_ms)
-        self._per_task[task] = self._per_task.get(task, 0) + 1
+        self._bases_used.add(rung.base)
+        self._per_task[rung.task] = self._per_task.get(rung.task, 0) + 1
         self.total += 1
 
     def _remember(self, request_id: str, decision: Decision | None) -> None:
@@ -497,7 +510,7 @@ class InferenceService:
             self._requests.popitem(last=False)
 
     def _expected_wait_s(self, task: str) -> float:
-        costs = [rung.cost_ms for rung in self._tasks.ladders[task].rungs if rung.cost_ms is not None]
+        costs = [rung.cost_ms for rung in self._tasks.pool(task) if rung.cost_ms is not None]
         return max(0.1, self._waiting * (max(costs) if costs else 50.0) / 1e3)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from .sqlite import Database, Migrations
 
 MIGRATIONS = Migrations("patchd")
@@ -61,3 +63,14 @@ def m001_spine(db: Database) -> None:
     db.table("events").create(
         {"id": int, "time_s": float, "level": str, "kind": str, "message": str, "data": str}, pk="id"
     )
+
+
+@MIGRATIONS()
+def m002_rungs_of_several_bases(db: Database) -> None:
+    """A task has rungs of several bases; those in force until now are of its own."""
+    bases = {row["name"]: json.loads(row["spec"])["base"] for row in db.query("select name, spec from tasks")}
+    db.table("rungs").add_column("base", str)
+    for task, base in bases.items():
+        db.execute("update rungs set base = ? where task = ?", (base, task))
+    db.execute("delete from rungs where base is null")  # of tasks that are gone
+    db.table("rungs").transform(pk=("task", "base", "resolution"))

@@ -173,11 +173,11 @@ class Store:
         self._execute("delete from patches where id = ?", patch_id)
 
     def rungs(self) -> list[dict[str, Any]]:
-        """The rungs in force: task, resolution, patch_id, accuracy, accuracy_samples, validation."""
-        return self._rows("select * from rungs order by task, resolution")
+        """The rungs in force: task, base, resolution, patch_id, accuracy, accuracy_samples, validation."""
+        return self._rows("select * from rungs order by task, base, resolution")
 
     def put_rung(self, row: dict[str, Any]) -> None:
-        """Put a patch in force as its task's rung for its resolution."""
+        """Put a patch in force as its task's rung for its base and resolution."""
         self._put("rungs", row)
 
     def delete_rungs_of_patch(self, patch_id: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..policies.decision import Ladder, Rung
 from ..policies.errors import BadInputError, ConflictError, NotFoundError, StateError
 from ..policies.labels import imagenet_labels
-from ..policies.task import PatchMetadata, RungResult, TaskSpec
+from ..policies.task import BaseRungs, PatchMetadata, RungResult, TaskSpec
 from .api.schemas import CostView, PatchView, TaskCreate
 from .data_labels import labels_of
 from .events import EventLog
@@ -17,6 +18,7 @@ from .workers.protocol import RungRef
 
 BASES = ("lite0", "lite1", "lite2")
 IMAGENET_RESOLUTIONS = (224, 192, 160, 128, 96)
+IMAGENET_OTHERS = (BaseRungs(base="lite1", resolutions=(240,)), BaseRungs(base="lite2", resolutions=(260,)))
 STRAY_AGE_S = 3600  # a file younger than this may belong to a patch about to be registered
 
 
@@ -27,12 +29,18 @@ class TaskService:
         self._store, self._events = store, events
         self._tasks = {spec.name: (spec, created_s) for spec, created_s in store.tasks()}
         self._costs = {(cost.base, cost.resolution): cost for cost in store.costs()}
+        self._pools: dict[str, tuple[Rung, ...]] = {}
         self._ladders: dict[str, Ladder] = {}
-        if "imagenet" not in self._tasks:
-            spec = TaskSpec(
-                name="imagenet", labels=imagenet_labels(), resolutions=IMAGENET_RESOLUTIONS, data=None, builtin=True
-            )
-            self._add(spec)
+        built_in = TaskSpec(
+            name="imagenet",
+            labels=imagenet_labels(),
+            resolutions=IMAGENET_RESOLUTIONS,
+            others=IMAGENET_OTHERS,
+            builtin=True,
+        )
+        stored = self._tasks.get(built_in.name)
+        if stored is None or stored[0] != built_in:  # none yet, or that of an older version
+            self._put(built_in, time.time() if stored is None else stored[1])
         self._rebuild()
 
     # tasks
@@ -44,8 +52,31 @@ class TaskService:
 
     @property
     def ladders(self) -> dict[str, Ladder]:
-        """The ladder of each task that can answer."""
+        """The ladder of each task that can answer: the rungs of its own base, among which allocations decide."""
         return self._ladders
+
+    def pool(self, task: str) -> tuple[Rung, ...]:
+        """All rungs of a task that can answer, with cost and accuracy where measured; its own base's come first.
+
+        Raises NotFoundError for an unknown task.
+        """
+        return self._pools[self.task(task).name]
+
+    def ladder(self, task: str, base: str | None = None) -> Ladder:
+        """The rungs that can answer of one base; absent, the task's own. Raises NotFoundError when there are none."""
+        spec = self.task(task)
+        if base is not None and base not in spec.bases:
+            raise NotFoundError(
+                f"Task '{task}' has no rungs of base '{base}'.", hint=f"It has rungs of {', '.join(spec.bases)}."
+            )
+        other = None if base == spec.base else base
+        rungs = tuple(rung for rung in self._pools[task] if rung.base == (other or spec.base))
+        if not rungs:
+            of, option = ("", "") if other is None else (f" for base {other}", f" --base {other}")
+            raise NotFoundError(
+                f"Task '{task}' has no patch{of} yet.", hint=f"Train one: patchctl train submit --task {task}{option}"
+            )
+        return Ladder(task=task, rungs=rungs)
 
     def task(self, name: str) -> TaskSpec:
         """A task by name. Raises NotFoundError."""
@@ -77,8 +108,9 @@ class TaskService:
         """Add a task with the labels that `find_labels` found. Raises ConflictError or BadInputError."""
         if request.name in self._tasks:
             raise ConflictError(f"A task named '{request.name}' exists already.", hint="Choose another name.")
-        if request.base not in BASES:
-            raise BadInputError(f"There is no base '{request.base}'.", hint=f"Known bases: {', '.join(BASES)}.")
+        for base in (request.base, *(other.base for other in request.others)):
+            if base not in BASES:
+                raise BadInputError(f"There is no base '{base}'.", hint=f"Known bases: {', '.join(BASES)}.")
         data = request.data
         if data is not None and not data.startswith("sklearn:"):
             data = str(Path(data).absolute())
@@ -86,11 +118,15 @@ class TaskService:
             name=request.name,
             base=request.base,
             labels=labels,
-            resolutions=tuple(sorted(set(request.resolutions), reverse=True)),
+            resolutions=_descending(request.resolutions),
+            others=tuple(
+                BaseRungs(base=other.base, resolutions=_descending(other.resolutions)) for other in request.others
+            ),
             data=data,
             preprocessing=request.preprocessing,
         )
-        self._add(spec)
+        self._put(spec, time.time())
+        self._rebuild()
         self._events.emit("task.added", f"Task {spec.name} with {len(labels)} labels was added.", task=spec.name)
         return spec
 
@@ -103,8 +139,7 @@ class TaskService:
         self._rebuild()
         self._events.emit("task.removed", f"Task {name} was removed.", task=name)
 
-    def _add(self, spec: TaskSpec) -> None:
-        created_s = time.time()
+    def _put(self, spec: TaskSpec, created_s: float) -> None:
         self._store.put_task(spec, created_s)
         self._tasks[spec.name] = (spec, created_s)
 
@@ -132,16 +167,18 @@ class TaskService:
     def check_fits(self, metadata: PatchMetadata) -> TaskSpec:
         """The task a patch is for. Raises NotFoundError, or BadInputError when the patch does not fit it."""
         spec = self.task(metadata.task)
-        if metadata.labels != spec.labels or metadata.base != spec.base:
+        sides = spec.bases.get(metadata.base)
+        if metadata.labels != spec.labels or sides is None:
+            bases = f"base{'s' if spec.others else ''} {', '.join(spec.bases)}"
             raise BadInputError(
                 f"The patch was made for base {metadata.base} and {len(metadata.labels)} labels; "
-                f"task '{spec.name}' has base {spec.base} and {len(spec.labels)} labels, or other ones.",
+                f"task '{spec.name}' has {bases} and {len(spec.labels)} labels, or other ones.",
                 hint="Add a task with the patch's own base and labels first.",
             )
-        if metadata.resolution not in spec.resolutions:
+        if metadata.resolution not in sides:
             raise BadInputError(
-                f"The patch is for {metadata.resolution} px, which is no rung of task '{spec.name}' "
-                f"({', '.join(map(str, spec.resolutions))} px)."
+                f"The patch is for {metadata.base} at {metadata.resolution} px, which is no rung of task "
+                f"'{spec.name}' (it has {', '.join(map(str, sides))} px)."
             )
         return spec
 
@@ -153,14 +190,8 @@ class TaskService:
         spec = self.check_fits(metadata)
         training = metadata.training
         validation = None if training is None else training.validation.accuracy
-        before = next(
-            (
-                row
-                for row in self._store.rungs()
-                if (row["task"], row["resolution"]) == (spec.name, metadata.resolution)
-            ),
-            None,
-        )
+        rung = {"task": spec.name, "base": metadata.base, "resolution": metadata.resolution}
+        before = next((row for row in self._store.rungs() if rung.items() <= row.items()), None)
         better, note = _better(validation, before, patch_id)
         with self._store.transaction():
             self._store.put_patch(patch_id, size, metadata)
@@ -168,8 +199,7 @@ class TaskService:
                 test = None if training is None else training.test
                 self._store.put_rung(
                     {
-                        "task": spec.name,
-                        "resolution": metadata.resolution,
+                        **rung,
                         "patch_id": patch_id,
                         "accuracy": None if test is None else test.accuracy,
                         "accuracy_samples": None if test is None else test.samples,
@@ -180,9 +210,10 @@ class TaskService:
         self._rebuild()
         self._events.emit(
             "patch.published" if better else "patch.stored",
-            f"Patch {patch_id[:12]} of task {spec.name} at {metadata.resolution} px: {note}",
+            f"Patch {patch_id[:12]} of task {spec.name} for {metadata.base} at {metadata.resolution} px: {note}",
             task=spec.name,
             patch=patch_id,
+            base=metadata.base,
             resolution=metadata.resolution,
         )
         return better, note
@@ -238,22 +269,28 @@ class TaskService:
             self._events.emit("state.unwritable", f"Measured costs are not kept: {error}", level="error")
 
     def unmeasured(self, base: str, engine: str | None) -> tuple[int, ...]:
-        """Resolutions that some task of this base may run at and whose cost on this engine is not known."""
-        wanted = {side for spec, _ in self._tasks.values() if spec.base == base for side in spec.resolutions}
-        costs = {side: self._costs.get((base, side)) for side in wanted}
-        return tuple(sorted(side for side, cost in costs.items() if cost is None or cost.engine != engine))
+        """Resolutions that some task may run this base at and whose cost on this engine is not known."""
+        costs = {side: self._costs.get((base, side)) for side in self.sides(base)}
+        return tuple(side for side, cost in costs.items() if cost is None or cost.engine != engine)
 
-    def rung_ref(self, task: str, resolution: int) -> RungRef:
-        """What the inference worker needs to run a rung. Raises NotFoundError when the task has no such rung."""
-        spec = self.task(task)
-        ladder = self._ladders.get(task)
-        rung = next((r for r in ladder.rungs if r.resolution == resolution), None) if ladder else None
+    def sides(self, base: str) -> tuple[int, ...]:
+        """Resolutions, in pixels, that some task may run this base at; ascending."""
+        return tuple(sorted({side for spec, _ in self._tasks.values() for side in spec.bases.get(base, ())}))
+
+    def rung_ref(self, task: str, resolution: int, base: str | None = None) -> RungRef:
+        """What the inference worker needs to run a rung of `base`; absent, of the task's own.
+
+        Raises NotFoundError when the task has no such rung, or none that can answer.
+        """
+        spec, rungs = self.task(task), self.ladder(task, base).rungs
+        rung = next((rung for rung in rungs if rung.resolution == resolution), None)
         if rung is None:
-            have = ", ".join(str(r.resolution) for r in ladder.rungs) if ladder else "none"
-            raise NotFoundError(f"Task '{task}' has no rung at {resolution} px.", hint=f"Its rungs: {have}.")
+            of = "" if base in (None, spec.base) else f" of {base}"
+            have = ", ".join(str(rung.resolution) for rung in rungs)
+            raise NotFoundError(f"Task '{task}' has no rung{of} at {resolution} px.", hint=f"Its rungs{of}: {have}.")
         return RungRef(
             task=task,
-            base=spec.base,
+            base=rung.base,
             resolution=resolution,
             patch_file=None if rung.patch_id is None else str(self._store.patch_file(rung.patch_id)),
             patch_id=rung.patch_id,
@@ -261,35 +298,43 @@ class TaskService:
             preprocessing=spec.preprocessing,
         )
 
-    def cost_ms(self, task: str, resolution: int) -> float | None:
-        """What one prediction at a rung is known to cost; None while that is unmeasured."""
-        ladder = self._ladders.get(task)
-        rungs = () if ladder is None else ladder.rungs
-        return next((rung.cost_ms for rung in rungs if rung.resolution == resolution), None)
+    def cost_ms(self, task: str, resolution: int, base: str | None = None) -> float | None:
+        """What one prediction at a rung of `base` is known to cost; absent, of the task's own; None if unmeasured."""
+        wanted = (base or self.task(task).base, resolution)
+        return next((rung.cost_ms for rung in self.pool(task) if (rung.base, rung.resolution) == wanted), None)
 
     def _rebuild(self) -> None:
-        """Ladders anew: the base as it is for built-in tasks, patches in force for all."""
-        rungs: dict[str, dict[int, Rung]] = {name: {} for name in self._tasks}
-        for name, (spec, _) in self._tasks.items():
-            if spec.builtin:
-                rungs[name] = {side: Rung(resolution=side) for side in spec.resolutions}
+        """Pools and ladders anew: the bases as they are for built-in tasks, patches in force for all."""
+        in_force: dict[str, dict[tuple[str, int], Rung]] = {name: {} for name in self._tasks}
         for row in self._store.rungs():
-            if row["task"] in rungs:
-                rungs[row["task"]][row["resolution"]] = Rung(
+            if row["task"] in in_force:
+                in_force[row["task"]][row["base"], row["resolution"]] = Rung(
+                    base=row["base"],
                     resolution=row["resolution"],
                     patch_id=row["patch_id"],
                     accuracy=row["accuracy"],
                     accuracy_samples=row["accuracy_samples"],
                 )
+        self._pools = {name: self._pool(spec, in_force[name]) for name, (spec, _) in self._tasks.items()}
         self._ladders = {
-            name: Ladder(task=name, rungs=tuple(self._priced(name, rung) for _, rung in sorted(found.items())))
-            for name, found in rungs.items()
-            if found
+            name: Ladder(task=name, rungs=own)
+            for name, (spec, _) in self._tasks.items()
+            if (own := tuple(rung for rung in self._pools[name] if rung.base == spec.base))
         }
 
-    def _priced(self, task: str, rung: Rung) -> Rung:
-        cost = self._costs.get((self._tasks[task][0].base, rung.resolution))
-        return rung if cost is None else rung.model_copy(update={"cost_ms": cost.median_ms})
+    def _pool(self, spec: TaskSpec, in_force: dict[tuple[str, int], Rung]) -> tuple[Rung, ...]:
+        found: list[Rung] = []
+        for base, sides in spec.bases.items():
+            for side in sorted(sides):
+                rung = in_force.get((base, side)) or (Rung(base=base, resolution=side) if spec.builtin else None)
+                if rung is not None:
+                    cost = self._costs.get((base, side))
+                    found.append(rung if cost is None else rung.model_copy(update={"cost_ms": cost.median_ms}))
+        return tuple(found)
+
+
+def _descending(sides: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(sides), reverse=True))
 
 
 def _better(validation: float | None, before: dict[str, object] | None, patch_id: str) -> tuple[bool, str]:

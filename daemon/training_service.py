@@ -102,13 +102,20 @@ class TrainingService:
                 f"Task '{task.name}' has labels of its own, so the base's final layer cannot answer it.",
                 hint="Add the kind head.",
             )
-        wrong = [side for side in spec.resolutions if side not in task.resolutions]
-        if wrong:
+        base = spec.base or task.base
+        sides = task.bases.get(base)
+        if sides is None:
             raise BadInputError(
-                f"Task '{task.name}' has no rung at {wrong[0]} px.",
-                hint=f"Its rungs: {', '.join(map(str, task.resolutions))}.",
+                f"Task '{task.name}' has no rungs of base '{base}'.", hint=f"It has rungs of {', '.join(task.bases)}."
             )
-        spec = spec.model_copy(update={"resolutions": spec.resolutions or task.resolutions})
+        wrong = [side for side in spec.resolutions if side not in sides]
+        if wrong:
+            of = "" if base == task.base else f" of {base}"
+            raise BadInputError(
+                f"Task '{task.name}' has no rung{of} at {wrong[0]} px.",
+                hint=f"Its rungs{of}: {', '.join(map(str, sides))}.",
+            )
+        spec = spec.model_copy(update={"base": base, "resolutions": spec.resolutions or sides})
         now = time.time()
         job = JobView(
             id=f"job-{secrets.token_hex(4)}",
@@ -120,7 +127,7 @@ class TrainingService:
         )
         self._store.put_job(job)
         self._jobs[job.id] = job
-        self._events.emit("job.queued", f"Job {job.id} trains {spec.task}.", job=job.id, task=spec.task)
+        self._events.emit("job.queued", f"Job {job.id} trains {spec.task} on {base}.", job=job.id, task=spec.task)
         return self.job(job.id)
 
     def job(self, job_id: str) -> JobView:

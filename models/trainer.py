@@ -87,7 +87,7 @@ class Trainer:
         if self._data.labels != task.labels:
             raise TrainingError(f"The classes of {task.data} are no longer those of task '{task.name}'.")
         self._samples = _subset(self._data.train, spec)
-        self._resolutions = spec.resolutions or task.resolutions
+        self._resolutions = spec.resolutions or task.bases[spec.base or task.base]
         self._steps = spec.epochs * max(1, math.ceil(len(self._samples) / spec.batch_size))
         found, self.notes = load_checkpoint(checkpoint_dir)
         self._position = found.position if found is not None else Position()

@@ -40,6 +40,7 @@ class AllocationDecision(Frozen):
 class Rung(Frozen):
     """One patch of a task for one resolution, with measured cost and accuracy where they have been measured."""
 
+    base: str = Field("", description="the base network; empty where none is known, as in what patchd 0.1 stored")
     resolution: int = Field(gt=0, description="side of the square network input, pixels")
     patch_id: str | None = Field(None, description="sha256 of the patch file; None is the base as it is")
     cost_ms: float | None = Field(None, gt=0, description="measured median, one image, milliseconds")
@@ -48,7 +49,7 @@ class Rung(Frozen):
 
 
 class Ladder(Frozen):
-    """All rungs of a task."""
+    """All rungs of a task that are of one base: its own, unless another is asked for."""
 
     task: str
     rungs: tuple[Rung, ...] = Field(min_length=1, description="at most one a resolution")

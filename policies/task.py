@@ -12,7 +12,7 @@ from .decision import TrainingPlan
 from .snapshot import Frozen
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="lower case, digits, - and _")]
-Side = Annotated[int, Field(ge=32, le=512, multiple_of=32, description="side of the square input, pixels")]
+Side = Annotated[int, Field(ge=32, le=512, multiple_of=4, description="side of the square input, pixels")]
 
 
 class Preprocessing(Frozen):
@@ -89,6 +89,23 @@ def check_kinds(kinds: Iterable[PatchKind], options: Options) -> None:
             raise ValueError(f"The patch kind '{kind}' has no option '{wrong[0]}'; {takes}.")
 
 
+class BaseRungs(Frozen):
+    """The rungs that a task has of one base."""
+
+    base: str = Field(description="lite0, lite1 or lite2")
+    resolutions: tuple[Side, ...] = Field(min_length=1, description="pixels")
+
+
+def check_others(base: str, others: Iterable[BaseRungs]) -> None:
+    """Raise ValueError, one sentence, unless `others` are bases beside a task's own `base`, each named once."""
+    named = {base}
+    for other in others:
+        if other.base in named:
+            why = "is the task's own" if other.base == base else "is named twice"
+            raise ValueError(f"The other bases of a task are each named once: '{other.base}' {why}.")
+        named.add(other.base)
+
+
 class TaskSpec(Frozen):
     """What a patched network is used for."""
 
@@ -96,11 +113,22 @@ class TaskSpec(Frozen):
     base: str = Field("lite0", description="lite0, lite1 or lite2")
     labels: tuple[str, ...] = Field(min_length=2)
     resolutions: tuple[Side, ...] = Field(min_length=1, description="the rungs of the ladder, pixels")
+    others: tuple[BaseRungs, ...] = Field((), description="rungs of other bases, for cascades")
     data: str | None = Field(
         None, description="'sklearn:digits', or a directory of train/CLASS/*.jpg, test/CLASS/*.jpg"
     )
     preprocessing: Preprocessing = Preprocessing()
     builtin: bool = False
+
+    @property
+    def bases(self) -> Mapping[str, tuple[int, ...]]:
+        """The sides of the rungs of each base, in pixels; the task's own base comes first."""
+        return {self.base: self.resolutions} | {other.base: other.resolutions for other in self.others}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskSpec:
+        check_others(self.base, self.others)
+        return self
 
 
 class Evaluation(Frozen):
@@ -178,9 +206,10 @@ class TrainSpec(Frozen):
     """What a training job is asked to do; the rungs are trained one after the other."""
 
     task: Name
+    base: str | None = Field(None, description="one of the task's bases; absent: its own")
     kinds: tuple[PatchKind, ...] = (PatchKind.SCALE_BIAS, PatchKind.HEAD)
     options: Options = Field({}, description="by kind: where it acts and how large it is")
-    resolutions: tuple[Side, ...] = Field((), description="empty: all rungs of the task")
+    resolutions: tuple[Side, ...] = Field((), description="empty: all rungs of that base")
     epochs: int = Field(4, ge=1, le=1000)
     batch_size: int = Field(32, ge=2, le=512)
     learning_rate: float | None = Field(None, gt=0, le=10, description="absent: the default of the patch kinds")

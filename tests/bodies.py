@@ -41,8 +41,8 @@ SNAPSHOT = Snapshot(
 )
 REASON = Reason(kind=ReasonKind.RULE, text="battery.charge is 0.14, below 0.2 (rule 'low battery')", rule="low battery")
 RUNGS = (
-    Rung(resolution=128, patch_id=PATCH, cost_ms=4.5, accuracy=0.93, accuracy_samples=360),
-    Rung(resolution=96, patch_id=None, cost_ms=2.5, accuracy=0.9, accuracy_samples=360),
+    Rung(base="lite0", resolution=128, patch_id=PATCH, cost_ms=4.5, accuracy=0.93, accuracy_samples=360),
+    Rung(base="lite0", resolution=96, patch_id=None, cost_ms=2.5, accuracy=0.9, accuracy_samples=360),
 )
 DECISION = Decision(
     id="d-7",
@@ -184,6 +184,7 @@ def answer(index: int = 1, *, resolution: int = 96) -> s.InferAnswer:
             s.Prediction(label=labels[index], index=index, probability=0.75),
             s.Prediction(label=labels[index - 1], index=(index - 1) % 3, probability=0.25),
         ),
+        base="lite0",
         resolution=resolution,
         patch_id=None,
         decision_id="d-7",

@@ -20,7 +20,6 @@ from .schemas import InferAnswer
 VERSION = "1"  # the only one: which patch answers is the policy's decision, and the answer's parameters tell it
 MAX_BATCH = 64
 OUTPUTS = ("probabilities", "label", "index")
-WISHES = ("resolution", "min_accuracy", "deadline_ms")
 PREFIX = "patchd_"  # of our own parameters; wishes are taken without it as well
 
 
@@ -284,6 +283,9 @@ INPUTS: Mapping[str, ModelInput] = {
 
 def wish(request: Request, labels: int, client: str) -> Wish:
     """What a request's parameters wish of its predictions. Raises BadInputError naming the parameter."""
+    base = _wished(request, "base")
+    if base is not None and not isinstance(base[1], str):
+        raise BadInputError(f"The parameter '{base[0]}' is {base[1]!r:.60}; it must be the name of a base network.")
     resolution = _number(request, "resolution")
     if resolution is not None and not (isinstance(resolution, int) and resolution > 0):
         raise BadInputError(f"The parameter 'resolution' is {resolution}; it must be a whole number of pixels.")
@@ -296,6 +298,7 @@ def wish(request: Request, labels: int, client: str) -> Wish:
     limits = [ms for ms in (deadline_ms, _timeout_ms(request)) if ms is not None]
     return Wish(
         top_k=labels if "probabilities" in wanted(request) else 1,
+        base=None if base is None else base[1],
         resolution=resolution,
         min_accuracy=accuracy,
         deadline_ms=min(limits, default=None),
@@ -303,12 +306,18 @@ def wish(request: Request, labels: int, client: str) -> Wish:
     )
 
 
-def _number(request: Request, name: str) -> int | float | None:
-    """A wish of ours, with or without the prefix."""
+def _wished(request: Request, name: str) -> tuple[str, Any] | None:
+    """The key and the value of a wish of ours, with or without the prefix."""
     keys = [key for key in (name, PREFIX + name) if request.parameters.get(key) is not None]
     if len(keys) > 1:
         raise BadInputError(f"The parameters '{keys[0]}' and '{keys[1]}' mean the same.", hint="Give one of them.")
-    return _checked(keys[0], request.parameters[keys[0]]) if keys else None
+    return (keys[0], request.parameters[keys[0]]) if keys else None
+
+
+def _number(request: Request, name: str) -> int | float | None:
+    """A wish of ours that is a number."""
+    found = _wished(request, name)
+    return None if found is None else _checked(*found)
 
 
 def _checked(key: str, value: object) -> int | float:
@@ -366,6 +375,7 @@ def told(answers: Sequence[InferAnswer]) -> dict[str, str | int | float]:
     first = answers[0]
     sides = [answer.resolution for answer in answers]
     parameters = {
+        "base": first.base,
         "resolution": sides[0] if len(set(sides)) == 1 else ",".join(map(str, sides)),
         "patch_id": first.patch_id,
         "decision_id": first.decision_id,

@@ -111,6 +111,7 @@ class Routes:
             spec=spec,
             created_s=self._s.tasks.tasks[name][1],
             ladder=self._s.tasks.ladders.get(name),
+            pool=self._s.tasks.pool(name),
             predictions=self._s.inference.predictions_of(name),
         )
 
@@ -144,6 +145,7 @@ class Routes:
         self._s.tasks.task(c.path("name"))  # an unknown task is refused before its body is read
         wish = Wish(
             top_k=c.number("top_k", 5, 1, 1000) or 5,
+            base=c.text("base"),
             resolution=c.number("resolution", None, 1, 4096),
             min_accuracy=c.share("min_accuracy"),
             deadline_ms=c.positive("deadline_ms"),
@@ -337,6 +339,7 @@ class Routes:
                 raw_bodies=(*IMAGE_TYPES, "application/octet-stream", "application/json"),
                 query=(
                     ("top_k", "integer", "how many labels, 1 to 1000; default 5"),
+                    ("base", "string", "a rung of this base instead of the task's own"),
                     ("resolution", "integer", "a named rung instead of the decision's"),
                     ("min_accuracy", "number", "the cheapest rung that is at least this accurate, a share"),
                     ("deadline_ms", "number", "give up after this many milliseconds"),

@@ -153,6 +153,8 @@ def explain_validation(error: ValidationError, what: str) -> BadInputError:
         return BadInputError(f"{what} has the unknown key '{where}'.", hint="See /v1/openapi.json.")
     if first["type"] == "missing":
         return BadInputError(f"{what} lacks the key '{where}'.", hint="See /v1/openapi.json.")
+    if first["type"] == "value_error":  # of a check of ours: a whole sentence
+        return BadInputError(first["msg"].removeprefix("Value error, "))
     shown = repr(first["input"])
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
     return BadInputError(f"{what}: '{where}' is {shown}: {first['msg']}.")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
-from ...policies.decision import Decision, Ladder
+from ...policies.decision import Decision, Ladder, Rung
 from ...policies.snapshot import Frozen, Snapshot
 from ...policies.task import (
+    BaseRungs,
     ExportFormat,
     ExportReport,
     JobProgress,
@@ -20,6 +21,7 @@ from ...policies.task import (
     Side,
     TaskSpec,
     TrainSpec,
+    check_others,
 )
 
 CALIBRATION_REPEATS = 15  # runs a rung; the median of fewer still moves with bursts of other work
@@ -125,8 +127,14 @@ class TaskCreate(Frozen):
     data: str | None = None
     base: str = "lite0"
     labels: tuple[str, ...] = ()
-    resolutions: tuple[Side, ...] = (224, 192, 160, 128, 96)
+    resolutions: tuple[Side, ...] = Field((224, 192, 160, 128, 96), min_length=1)
+    others: tuple[BaseRungs, ...] = Field((), description="rungs of other bases, for cascades")
     preprocessing: Preprocessing = Preprocessing()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskCreate:
+        check_others(self.base, self.others)
+        return self
 
 
 class TaskView(Frozen):
@@ -134,7 +142,10 @@ class TaskView(Frozen):
 
     spec: TaskSpec
     created_s: float
-    ladder: Ladder | None = Field(None, description="absent while no rung can answer: nothing has been trained yet")
+    ladder: Ladder | None = Field(
+        None, description="of the task's own base; absent while no rung of it can answer: nothing has been trained yet"
+    )
+    pool: tuple[Rung, ...] = Field((), description="every rung that can answer, of all bases of the task")
     predictions: int = 0
 
 
@@ -196,6 +207,7 @@ class RequestLatency(Frozen):
     """What the last requests of a rung took, milliseconds, from the last byte in to the answer; no worker started."""
 
     task: str
+    base: str
     resolution: int
     samples: int
     p50_ms: float
@@ -249,6 +261,7 @@ class InferJson(Frozen):
 
     tensor: TensorInput
     top_k: int = Field(5, ge=1, le=1000)
+    base: str | None = None
     resolution: Side | None = None
     min_accuracy: float | None = Field(None, ge=0, le=1)
     deadline_ms: float | None = Field(None, gt=0)
@@ -292,6 +305,7 @@ class InferAnswer(Frozen):
     request_id: str
     task: str
     predictions: tuple[Prediction, ...]
+    base: str
     resolution: int
     patch_id: str | None
     decision_id: str | None

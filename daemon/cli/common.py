@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 import click
 
@@ -29,6 +29,9 @@ from ...policies.errors import (
     WorkerCrashedError,
 )
 from ..client import PatchdClient
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 EXIT_CODES: Mapping[int, str] = {
     0: "ok",
@@ -170,6 +173,14 @@ class PatchctlGroup(click.Group):
             sys.exit(1)
 
 
+def refusal(error: ValidationError) -> BadInputError:
+    """The first complaint of pydantic about what was asked, as one sentence; one of our own checks is a sentence."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    return BadInputError(f"{where}: {message}." if where else f"{message}.")
+
+
 def _sentence(message: str) -> str:
     text = message.strip().replace("\n", " ")
     return text if text.endswith((".", "?", "!")) else text + "."
@@ -181,7 +192,7 @@ class Sides(click.ParamType[tuple[int, ...]]):
     name = "px,px,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Parse; each side has to be a multiple of 32 between 32 and 512."""
+        """Parse; each side has to be a multiple of 4 between 32 and 512."""
         if isinstance(value, tuple):
             return value
         parts = [part.strip() for part in str(value).split(",") if part.strip()]
@@ -199,7 +210,7 @@ class Side(click.ParamType[int]):
     name = "px"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parse; a multiple of 32 between 32 and 512."""
+        """Parse; a multiple of 4 between 32 and 512."""
         text = str(value)
         if not text.isdecimal():
             self.fail(f"'{value}' is no whole number", param, ctx)
@@ -209,8 +220,25 @@ class Side(click.ParamType[int]):
 
 def check_side(side: int, kind: click.ParamType[Any], param: click.Parameter | None, ctx: click.Context | None) -> None:
     """Refuse a side that no rung can have."""
-    if not 32 <= side <= 512 or side % 32:
-        kind.fail(f"{side} px is no multiple of 32 between 32 and 512", param, ctx)
+    if not 32 <= side <= 512 or side % 4:
+        kind.fail(f"{side} px is no multiple of 4 between 32 and 512", param, ctx)
+
+
+class BaseSides(click.ParamType[tuple[str, tuple[int, ...]]]):
+    """A base and sides of its input in pixels."""
+
+    name = "base:px,px,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        """Parse; the sides are as those of `Sides`."""
+        if isinstance(value, tuple):
+            return value
+        base, colon, sides = str(value).partition(":")
+        if not base or not colon:
+            self.fail(f"'{value}' is not of the form BASE:PX,PX, such as lite2:260,224", param, ctx)
+        return base, Sides().convert(sides, param, ctx)
 
 
 class Words(click.ParamType[tuple[str, ...]]):

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ BUSY_ATTEMPTS = 6  # a list of images is patient: others' requests have priority
         "\b\nExamples:\n"
         "  patchctl infer --task imagenet photo.jpg\n"
         "  patchctl infer --task imagenet --resolution 96 --top 3 photo.jpg\n"
+        "  patchctl infer --task imagenet --base lite2 --resolution 260 photo.jpg\n"
         "  patchctl infer --task digits --expect 7 seven.png      exit code 1 if it is taken for another\n"
         "  patchctl infer --task groceries --top1-from-dirs grocery/test\n"
         "  patchctl infer --task imagenet --top1-from-dirs --label-map index.tsv test\n\n"
@@ -41,6 +43,7 @@ BUSY_ATTEMPTS = 6  # a list of images is patient: others' requests have priority
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option("--top", "top_k", type=click.IntRange(1, 1000), default=5, show_default=True, help="Labels to show.")
 @click.option("--resolution", type=Side(), metavar="PX", help="Use this rung, whatever the daemon would choose.")
+@click.option("--base", metavar="B", help="Use a rung of this base of the task.  [default: its own]")
 @click.option("--expect", metavar="LABEL", help="The label that every file should get; exit code 1 if one does not.")
 @click.option("--top1-from-dirs", is_flag=True, help="Top-1 over files whose directory is named as their label.")
 @click.option("--label-map", type=click.Path(path_type=Path), metavar="FILE", help="Other names of the labels.")
@@ -57,6 +60,7 @@ def infer(
     files: tuple[Path, ...],
     top_k: int,
     resolution: int | None,
+    base: str | None,
     expect: str | None,
     top1_from_dirs: bool,
     label_map: Path | None,
@@ -68,34 +72,41 @@ def infer(
     if label_map is not None and not (expect or top1_from_dirs):
         raise click.UsageError("--label-map needs --expect or --top1-from-dirs.")
     found = image_files(files)
+    asked = _Asked(task, top_k, resolution, base)
     with settings.client() as client:
         if top1_from_dirs:
-            _top1(client, task, found, resolution, label_map, as_json)
+            _top1(client, asked, found, label_map, as_json)
             return
         wanted: int | None = None
         if expect is not None:
             wanted = Classes(task, client.task(task).spec.labels, label_map).index(expect, "The expected label")
-        code = _each(client, task, found, top_k, resolution, wanted, as_json)
+        code = _each(client, asked, found, wanted, as_json)
     if code:
         sys.exit(code)
 
 
-def _each(
-    client: PatchdClient,
-    task: str,
-    files: list[Path],
-    top_k: int,
-    resolution: int | None,
-    wanted: int | None,
-    as_json: bool,
-) -> int:
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of each image."""
+
+    task: str
+    top_k: int
+    resolution: int | None
+    base: str | None
+
+    def body(self, client: PatchdClient, file: Path) -> bytes:
+        """The answer for a file, as it came."""
+        return client.infer_bytes(self.task, read_bytes(file), self.top_k, self.resolution, base=self.base)
+
+
+def _each(client: PatchdClient, asked: _Asked, files: list[Path], wanted: int | None, as_json: bool) -> int:
     """Print the answer to each file; the exit code of the first failure, or 1 for an answer not expected."""
     from ..api.schemas import InferAnswer
 
     code = hits = 0
     for file in files:
         try:
-            body = client.infer_bytes(task, read_bytes(file), top_k, resolution)
+            body = asked.body(client, file)
         except (BadInputError, TooLargeError, BusyError, WorkerCrashedError) as error:
             code = code or exit_code(error)
             report(type(error)(f"{file}: {error.message}", hint=error.hint, retry_after_s=error.retry_after_s))
@@ -140,7 +151,10 @@ def answer_text(file: Path, answer: InferAnswer, right: bool | None = None) -> s
         *(f"  {p.label.ljust(size)}  {p.probability * 100:5.1f} %" for p in answer.predictions),
         render.fields(
             [
-                ("  rung", f"{answer.resolution} px, {patch}, allocation {answer.allocation:.2f}"),
+                (
+                    "  rung",
+                    f"{answer.base} at {answer.resolution} px, {patch}, allocation {answer.allocation:.2f}",
+                ),
                 ("  time", f"{render.milliseconds(at.total_ms)}: {shown}"),
                 ("  why", answer.why),
                 ("  request", answer.request_id),
@@ -150,9 +164,8 @@ def answer_text(file: Path, answer: InferAnswer, right: bool | None = None) -> s
     return "\n".join(lines)
 
 
-def _top1(
-    client: PatchdClient, task: str, files: list[Path], resolution: int | None, label_map: Path | None, as_json: bool
-) -> None:
+def _top1(client: PatchdClient, asked: _Asked, files: list[Path], label_map: Path | None, as_json: bool) -> None:
+    task = asked.task
     labels = client.task(task).spec.labels
     classes = Classes(task, labels, label_map)
     listed = [(file, classes.index(file.absolute().parent.name, f"{file}: the directory's name")) for file in files]
@@ -161,7 +174,7 @@ def _top1(
     try:
         with _progress(listed) as watched:
             for file, index in watched:
-                _count(client, task, file, labels[index], index, resolution, tally)
+                _count(client, replace(asked, top_k=1), file, labels[index], index, tally)
     except KeyboardInterrupt as stop:
         interrupted = stop
         click.echo(f"\nInterrupted after {tally.images + tally.failed} of {len(listed)} images.", err=True)
@@ -172,12 +185,12 @@ def _top1(
         raise BadInputError(f"{tally.failed} of {len(listed)} images could not be classified.")
 
 
-def _count(
-    client: PatchdClient, task: str, file: Path, label: str, index: int, resolution: int | None, tally: Tally
-) -> None:
+def _count(client: PatchdClient, asked: _Asked, file: Path, label: str, index: int, tally: Tally) -> None:
+    from ..api.schemas import InferAnswer
+
     for attempt in range(BUSY_ATTEMPTS):
         try:
-            answer = client.infer(task, read_bytes(file), top_k=1, resolution=resolution)
+            answer = InferAnswer.model_validate_json(asked.body(client, file))
         except (BusyError, WorkerCrashedError) as error:
             if attempt == BUSY_ATTEMPTS - 1:
                 raise

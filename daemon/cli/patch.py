@@ -43,6 +43,7 @@ def list_(settings: Settings, task: str | None, as_json: bool) -> None:
                 "*" if view.in_force else "",
                 render.short(view.id),
                 view.metadata.task,
+                view.metadata.base,
                 f"{view.metadata.resolution} px",
                 str(view.metadata.parameters),
                 render.percent(view.share, 2),
@@ -51,8 +52,8 @@ def list_(settings: Settings, task: str | None, as_json: bool) -> None:
             )
             for view in client.patches(task).patches
         ]
-        header = ("", "id", "task", "input", "params", "of base", "acc", "kinds")
-        click.echo(render.table(header, rows, right=(3, 4, 5, 6)) or "No patches.")
+        header = ("", "id", "task", "base", "input", "params", "of base", "acc", "kinds")
+        click.echo(render.table(header, rows, right=(4, 5, 6, 7)) or "No patches.")
 
 
 @patch.command(epilog="\b\nExample:\n  patchctl patch show 4be1")

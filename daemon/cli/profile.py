@@ -77,6 +77,7 @@ def profile_text(measured: Profile) -> str:
         rows_served = [
             (
                 latency.task,
+                latency.base,
                 f"{latency.resolution} px",
                 render.milliseconds(latency.p50_ms),
                 render.milliseconds(latency.p99_ms),
@@ -85,9 +86,9 @@ def profile_text(measured: Profile) -> str:
             )
             for latency in measured.requests
         ]
-        header_served = ("task", "input", "p50", "p99", "network p50", "requests")
+        header_served = ("task", "base", "input", "p50", "p99", "network p50", "requests")
         parts += [
             render.heading("The last requests, from the last byte in to the answer"),
-            render.table(header_served, rows_served, right=(1, 2, 3, 4, 5)),
+            render.table(header_served, rows_served, right=(2, 3, 4, 5, 6)),
         ]
     return "\n".join(parts)

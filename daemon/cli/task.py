@@ -11,9 +11,10 @@ import click
 from ...policies.errors import BadInputError
 from ..client import WORK_TIMEOUT_S
 from . import render
-from .common import Settings, Sides, json_option, pass_settings, print_body
+from .common import BaseSides, Settings, Sides, json_option, pass_settings, print_body, refusal
 
 if TYPE_CHECKING:
+    from ...policies.decision import Rung
     from ..api.schemas import TaskView
 
 
@@ -26,7 +27,8 @@ def task() -> None:
     epilog=(
         "\b\nExamples:\n"
         "  patchctl task add digits --data sklearn:digits --resolutions 128,96,64 --crop 1.0\n"
-        "  patchctl task add groceries --data ./grocery\n\n"
+        "  patchctl task add groceries --data ./grocery\n"
+        "  patchctl task add groceries --data ./grocery --also lite1:240 --also lite2:260,224\n\n"
         "A data set is 'sklearn:digits', or a directory of train/CLASS/*.jpg and test/CLASS/*.jpg."
     )
 )
@@ -34,6 +36,14 @@ def task() -> None:
 @click.option("--data", metavar="D", help="The data set: 'sklearn:digits' or a directory.")
 @click.option("--base", default="lite0", show_default=True, help="The base network: lite0, lite1 or lite2.")
 @click.option("--resolutions", type=Sides(), metavar="PX,PX", help="The rungs, pixels.  [default: 224,192,160,128,96]")
+@click.option(
+    "--also",
+    "others",
+    type=BaseSides(),
+    multiple=True,
+    metavar="B:PX,PX",
+    help="Rungs of another base, for cascades; give it once for each base.",
+)
 @click.option(
     "--crop",
     type=click.FloatRange(0, 1, min_open=True),
@@ -52,6 +62,7 @@ def add(
     data: str | None,
     base: str,
     resolutions: tuple[int, ...] | None,
+    others: tuple[tuple[str, tuple[int, ...]], ...],
     crop: float,
     labels: tuple[str, ...],
     as_json: bool,
@@ -59,16 +70,24 @@ def add(
     """Add the task NAME (lower case, digits, - and _). Its labels come from the data set unless given."""
     from pydantic import ValidationError
 
-    from ...policies.task import Preprocessing
+    from ...policies.task import BaseRungs, Preprocessing
     from ..api.schemas import TaskCreate
 
     if data is None and len(labels) < 2:
         raise click.UsageError("A task needs --data, or at least two --label.")
-    preprocessing = Preprocessing(crop_fraction=crop)
     source = data_source(data)
     try:
-        body = TaskCreate(name=name, data=source, base=base, labels=labels, preprocessing=preprocessing)
+        body = TaskCreate(
+            name=name,
+            data=source,
+            base=base,
+            others=tuple(BaseRungs(base=other, resolutions=sides) for other, sides in others),
+            labels=labels,
+            preprocessing=Preprocessing(crop_fraction=crop),
+        )
     except ValidationError as error:
+        if error.errors()[0]["loc"] != ("name",):
+            raise refusal(error) from error
         raise BadInputError(
             f"'{name}' is no task name.", hint="Use 1 to 64 lower-case letters, digits, - and _, the first no sign."
         ) from error
@@ -80,8 +99,11 @@ def add(
             print_body(client.request("POST", "/v1/tasks", body=sent, timeout_s=WORK_TIMEOUT_S))
             return
         view = client.add_task(body)
-        sides = ", ".join(str(side) for side in view.spec.resolutions)
-        click.echo(f"Task '{view.spec.name}' added: {len(view.spec.labels)} labels, rungs at {sides} px.")
+        rungs = "; ".join(
+            f"{'rungs' if base == view.spec.base else base} at {', '.join(map(str, sides))} px"
+            for base, sides in view.spec.bases.items()
+        )
+        click.echo(f"Task '{view.spec.name}' added: {len(view.spec.labels)} labels, {rungs}.")
 
 
 @task.command("list", epilog="\b\nExample:\n  patchctl task list")
@@ -114,7 +136,7 @@ def list_(settings: Settings, as_json: bool) -> None:
 @json_option
 @pass_settings
 def show(settings: Settings, name: str, as_json: bool) -> None:
-    """Show a task with its ladder: each rung's measured cost and accuracy."""
+    """Show a task with its rungs: each one's measured cost and accuracy."""
     from urllib.parse import quote
 
     with settings.client() as client:
@@ -158,6 +180,7 @@ def task_text(view: TaskView) -> str:
             [
                 ("task", spec.name + (" (built in)" if spec.builtin else "")),
                 ("base", spec.base),
+                ("other bases", ", ".join(other.base for other in spec.others) or "none"),
                 ("data", spec.data or render.ABSENT),
                 ("labels", shown),
                 ("crop", f"{spec.preprocessing.crop_fraction:g} of the short side"),
@@ -169,18 +192,35 @@ def task_text(view: TaskView) -> str:
     if view.ladder is None:
         parts.append(f"\nNo rung can answer yet: train with `patchctl train submit --task {spec.name} --follow`.")
     else:
-        rows = [
-            (
-                f"{rung.resolution} px",
-                render.short(rung.patch_id) if rung.patch_id else "base",
-                render.milliseconds(rung.cost_ms),
-                render.percent(rung.accuracy, 1),
-                str(rung.accuracy_samples or render.ABSENT),
-            )
-            for rung in view.ladder.rungs
-        ]
-        parts += [
-            render.heading("Ladder"),
-            render.table(("input", "patch", "cost", "accuracy", "on images"), rows, right=(0, 2, 3, 4)),
-        ]
+        parts += [render.heading("Ladder"), _rungs_table(view.ladder.rungs)]
+    if spec.others:
+        parts += [render.heading("Rungs of other bases, for cascades"), _others_table(view)]
     return "\n".join(parts)
+
+
+def _rungs_table(rungs: tuple[Rung, ...]) -> str:
+    """The ladder: rungs of the task's own base that can answer."""
+    header = ("input", "patch", "cost", "accuracy", "on images")
+    return render.table(header, [_cells(rung) for rung in rungs], right=(0, 2, 3, 4))
+
+
+def _others_table(view: TaskView) -> str:
+    """Every rung of the other bases, those without a patch included."""
+    ready = {(rung.base, rung.resolution): rung for rung in view.pool}
+    rows = []
+    for other in view.spec.others:
+        for side in sorted(other.resolutions):
+            rung = ready.get((other.base, side))
+            absent = (f"{side} px", "none yet", render.ABSENT, render.ABSENT, render.ABSENT)
+            rows.append((other.base, *(absent if rung is None else _cells(rung))))
+    return render.table(("base", "input", "patch", "cost", "accuracy", "on images"), rows, right=(1, 3, 4, 5))
+
+
+def _cells(rung: Rung) -> tuple[str, str, str, str, str]:
+    return (
+        f"{rung.resolution} px",
+        render.short(rung.patch_id) if rung.patch_id else "base",
+        render.milliseconds(rung.cost_ms),
+        render.percent(rung.accuracy, 1),
+        str(rung.accuracy_samples or render.ABSENT),
+    )

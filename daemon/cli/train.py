@@ -11,7 +11,7 @@ import click
 from ...policies.task import KindOptions, Options, PatchKind
 from ..client import JobAction
 from . import render
-from .common import Settings, Sides, Words, json_option, pass_settings, print_body
+from .common import Settings, Sides, Words, json_option, pass_settings, print_body, refusal
 
 if TYPE_CHECKING:
     from ...policies.task import RungResult
@@ -55,12 +55,14 @@ def train() -> None:
         "\b\nExamples:\n"
         "  patchctl train submit --task digits --follow\n"
         "  patchctl train submit --task digits --kinds head --resolutions 128,96 --epochs 2\n"
+        "  patchctl train submit --task groceries --base lite2\n"
         "  patchctl train submit --task digits --kinds gate,added_layer,head --option gate.where='blocks.1*' \\\n"
         "    --option added_layer.rank=4\n\n"
         "With --follow, Ctrl-C ends only the following; the job goes on."
     )
 )
 @click.option("--task", required=True, metavar="T", help="The task to train for.")
+@click.option("--base", metavar="B", help="Train rungs of this base.  [default: the task's own]")
 @click.option(
     "--kinds",
     type=Words(KINDS),
@@ -76,7 +78,9 @@ def train() -> None:
     metavar="KIND.KEY=VALUE",
     help="Where a kind acts or how large it is, as docs/patches.md lists; may be given several times.",
 )
-@click.option("--resolutions", type=Sides(), metavar="PX,PX", help="The rungs to train, pixels.  [default: all]")
+@click.option(
+    "--resolutions", type=Sides(), metavar="PX,PX", help="The rungs to train, pixels.  [default: all of the base]"
+)
 @click.option("--epochs", type=click.IntRange(1, 1000), default=4, show_default=True, help="Passes over the data.")
 @click.option("--batch-size", type=click.IntRange(2, 512), default=32, show_default=True, help="Images in a step.")
 @click.option(
@@ -92,6 +96,7 @@ def train() -> None:
 def submit(
     settings: Settings,
     task: str,
+    base: str | None,
     kinds: tuple[str, ...],
     options: tuple[tuple[str, str, str], ...],
     resolutions: tuple[int, ...] | None,
@@ -106,12 +111,12 @@ def submit(
     """Queue a training job. Its rungs are trained one after the other."""
     from pydantic import ValidationError
 
-    from ...policies.errors import BadInputError
     from ...policies.task import TrainSpec
 
     try:
         spec = TrainSpec(
             task=task,
+            base=base,
             kinds=tuple(PatchKind(kind) for kind in kinds),
             options=_options(options),
             resolutions=resolutions or (),
@@ -122,10 +127,7 @@ def submit(
             max_samples=max_samples,
         )
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise BadInputError(f"{where}: {message}." if where else f"{message}.") from error
+        raise refusal(error) from error
     with settings.client() as client:
         if as_json and not follow:
             print_body(client.request("POST", "/v1/jobs", body=spec.model_dump_json().encode()))
@@ -150,13 +152,16 @@ def list_(settings: Settings, as_json: bool) -> None:
             (
                 job.id,
                 job.spec.task,
+                job.spec.base or render.ABSENT,
                 job.state.value,
                 render.duration(job.seconds),
                 position(job) + (f"; {note}" if (note := job.error or job.waiting) else ""),
             )
             for job in client.jobs().jobs
         ]
-        click.echo(render.table(("job", "task", "state", "trained", "position"), rows, right=(3,)) or "No jobs.")
+        click.echo(
+            render.table(("job", "task", "base", "state", "trained", "position"), rows, right=(4,)) or "No jobs."
+        )
 
 
 @train.command(epilog="\b\nExample:\n  patchctl train show job-7c1f09ab")
@@ -248,6 +253,7 @@ def job_text(job: JobView) -> str:
     pairs = [
         ("job", job.id),
         ("task", spec.task),
+        ("base", spec.base or "the task's own"),
         ("state", job.state.value),
         ("position", position(job)),
         ("kinds", ", ".join(kind.value for kind in spec.kinds)),

@@ -57,7 +57,7 @@ class TrainingWorker:
 
     def _start(self, message: StartJob) -> None:
         self._trainer = Trainer(
-            load_base(message.task.base),
+            load_base(message.spec.base or message.task.base),
             message.task,
             message.spec,
             message.job_id,

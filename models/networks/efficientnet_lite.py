@@ -107,7 +107,7 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite(nn.Module):
     """The network. `width` scales channels and `depth` repeats of the blocks; stem and neck keep their size.
 
-    Input: float32 [N, 3, R, R], normalised; any R of at least 32, best a multiple of 32. Output: logits [N, classes].
+    Input: float32 [N, 3, R, R], normalised; any R of at least 32. Output: logits [N, classes].
     """
 
     patch_sites: ClassVar[Mapping[PatchKind, str]] = {  # where a kind stays under 2 % of the parameters

@@ -24,9 +24,10 @@ from patchd.daemon.cli.common import EXIT_CODES
 from patchd.daemon.cli.main import cli
 from patchd.daemon.cli.render import wrap
 from patchd.daemon.cli.top import screen_text
+from patchd.policies.decision import Rung
 from patchd.policies.presets_loader import preset_text, trace_text
 from patchd.policies.replay import ReplayResult
-from patchd.policies.task import JobState
+from patchd.policies.task import BaseRungs, JobState
 from patchd.policies.trace import parse_trace
 from unix_server import FakeDaemon, Handler, Seen, fake_daemon
 
@@ -74,7 +75,9 @@ READING = [
                 ),
             ),
             requests=(
-                s.RequestLatency(task="digits", resolution=96, samples=3, p50_ms=9.5, p99_ms=12, network_p50_ms=2.5),
+                s.RequestLatency(
+                    task="digits", base="lite0", resolution=96, samples=3, p50_ms=9.5, p99_ms=12, network_p50_ms=2.5
+                ),
             ),
         ),
     ),
@@ -168,7 +171,9 @@ def test_no_daemon_is_exit_code_3_and_says_how_to_start_it() -> None:
         (["sttus"], "No such command 'sttus'"),
         (["status", "--jsn"], "No such option"),
         (["task", "add", "digits"], "needs --data"),
-        (["task", "add", "t", "--data", "sklearn:digits", "--resolutions", "100"], "100 px is no multiple of 32"),
+        (["task", "add", "t", "--data", "sklearn:digits", "--resolutions", "98"], "98 px is no multiple of 4"),
+        (["task", "add", "t", "--data", "sklearn:digits", "--also", "lite2"], "'lite2' is not of the form BASE:PX,PX"),
+        (["task", "add", "t", "--data", "sklearn:digits", "--also", "lite2:99"], "99 px is no multiple of 4"),
         (["task", "add", "t", "--data", "sklearn:digits", "--resolutions", "a,b"], "no comma-separated list"),
         (["task", "add", "t", "--data", "sklearn:digits", "--crop", "0"], "0"),
         (["train", "submit"], "--task"),
@@ -214,6 +219,27 @@ def test_adding_a_task_sends_what_was_asked_and_an_absolute_directory(daemon, tm
     assert "3 labels" in result.stdout
 
 
+def test_other_bases_are_sent_and_their_rungs_shown(daemon) -> None:
+    others = (BaseRungs(base="lite2", resolutions=(260, 224)), BaseRungs(base="lite1", resolutions=(240,)))
+    finer = Rung(base="lite2", resolution=260, patch_id=bodies.PATCH, cost_ms=31.5, accuracy=0.97)
+    spec = bodies.TASK.spec.model_copy(update={"others": others})
+    view = bodies.TASK.model_copy(update={"spec": spec, "pool": (*bodies.RUNGS, finer)})
+    daemon.on("POST", "/v1/tasks", view)
+    also = ("--also", "lite2:260,224", "--also", "lite1:240")
+    result = patchctl("task", "add", "digits", "--data", "sklearn:digits", *also, socket=daemon.path)
+    assert s.TaskCreate.model_validate_json(daemon.seen[0].body).others == others
+    assert "rungs at 128, 96 px; lite2 at 260, 224 px; lite1 at 240 px." in result.stdout
+    daemon.on("GET", "/v1/tasks/digits", view)
+    lines = [line.split() for line in patchctl("task", "show", "digits", socket=daemon.path).stdout.splitlines()]
+    assert ["lite2", "260", "px", "4be100000000", "31.5", "ms", "97.0", "%", "-"] in lines
+    assert ["lite1", "240", "px", "none", "yet", "-", "-", "-"] in lines
+    twice = patchctl("task", "add", "t", "--data", "sklearn:digits", "--also", "lite0:64", socket=daemon.path)
+    assert (twice.exit_code, twice.stderr) == (
+        5,
+        "patchctl: The other bases of a task are each named once: 'lite0' is the task's own.\n",
+    )
+
+
 def test_a_data_set_that_is_not_there_is_refused_before_the_daemon_is_asked() -> None:
     result = patchctl("task", "add", "t", "--data", "/nonexistent/shop")
     assert result.exit_code == 5
@@ -257,9 +283,10 @@ def test_a_file_that_cannot_be_used_is_named(arguments, says, daemon) -> None:
 def test_training_is_submitted_as_asked(daemon) -> None:
     daemon.on("POST", "/v1/jobs", bodies.job(JobState.QUEUED))
     arguments = ["--kinds", "head", "--resolutions", "96", "--epochs", "2", "--lr", "0.01", "--max-samples", "64"]
-    result = patchctl("train", "submit", "--task", "digits", *arguments, socket=daemon.path)
+    result = patchctl("train", "submit", "--task", "digits", "--base", "lite2", *arguments, socket=daemon.path)
     assert result.exit_code == 0, result.output
     sent = json.loads(daemon.seen[0].body)
+    assert sent["base"] == "lite2"
     assert (sent["kinds"], sent["resolutions"], sent["epochs"]) == (["head"], [96], 2)
     assert (sent["learning_rate"], sent["max_samples"], sent["batch_size"]) == (0.01, 64, 32)
 

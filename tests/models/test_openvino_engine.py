@@ -72,6 +72,22 @@ def test_photographs_get_the_reference_s_logits_with_and_without_patches(
     assert fingerprint(base.network) == base.hash
 
 
+@pytest.mark.parametrize(("name", "side"), [("lite1", 240), ("lite2", 260)])
+def test_the_larger_bases_agree_with_the_reference_at_their_own_resolutions(
+    name: str, side: int, photographs: dict[str, Path]
+) -> None:
+    base = load_base(name)
+    inputs = to_input(decode_image(photographs["china"].read_bytes()), side, Preprocessing()).unsqueeze(0)
+    assert inputs.shape == (1, 3, side, side)
+    engine, reference = OpenVinoEngine(base, 2), TorchEngine(base, 2)
+    for patch in (None, nudged(base, AFFINE, 1)):
+        expected = reference.run(inputs, patch)
+        reference.patched.remove()
+        run = engine.run(inputs, patch)
+        assert (run.engine, engine.remarks) == ("openvino", ())
+        assert torch.allclose(run.logits, expected.logits, atol=1e-3)
+
+
 def test_a_batch_is_answered_as_its_images_one_by_one(base: Base) -> None:
     engine = OpenVinoEngine(base, 2)
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
