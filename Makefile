@@ -76,7 +76,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu it comes with the package python3-venv." >&2; \
 	  rm -rf $(VENV); exit 1; }
 	@echo "Installing patchd and its dependencies into $(VENV) (torch is large: this takes a while the first time) ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev,onnx,openvino]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev,onnx,openvino,plot]'
 	@touch $@
 
 $(CLIENTS_STAMP): constraints-clients.txt | $(STAMP)

@@ -2,8 +2,8 @@
 
 The promise: a large synthetic population of inputs, with rungs whose answers are right and wrong together as real ones
 are, is the truth. Calibrations are drawn from it and planned; a promised cascade whose loss on the whole population
-exceeds epsilon is a violation. Their share may be delta at most. The peer is the plain choice: the cheapest cascade whose
-loss on the same calibration inputs, all of them searched, is at most epsilon.
+exceeds epsilon is a violation. Their share may be delta at most. The peer is the plain choice: the cheapest cascade
+whose loss on the same calibration inputs, all of them searched, is at most epsilon.
 
 The search: the time of a whole plan (fitting, searching, certifying) on tables of the given sizes.
 """

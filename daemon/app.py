@@ -28,6 +28,8 @@ from .api.caller_protocol import CallerProtocol
 from .api.loopback_guard import LoopbackGuard
 from .api.routes import Routes
 from .api.routing import endpoint, error_response
+from .calibration_service import CalibrationService
+from .cascade_service import CascadeService
 from .config import DaemonConfig
 from .deciding import DecisionService
 from .events import EventLog
@@ -45,6 +47,7 @@ DRAIN_S = 7.0  # SIGTERM must end in 10 s: this long for work in flight, the res
 CLEAN_UP_S = 3600
 POLICY_CHECK_S = 2
 KEEP_ALIVE_CHECK_S = 5
+RECALIBRATE_CHECK_S = 30
 PROFILE_CHECK_S = 15.0  # costs measured beside other work are measured again at the first calm moment
 
 
@@ -92,19 +95,33 @@ class Daemon:
         self.deciding = DecisionService(
             self.store, self.events, self.policies, self.tasks, self.monitor, config.sample_period_s
         )
+        self.cascades = CascadeService(self.store, self.events, self.tasks, self.policies)
+        graphs_dir = state_dir / "graphs"
         self.inference = InferenceService(
             self.tasks,
             self.deciding,
             self.policies,
+            self.cascades,
             self.events,
             threads=threads,
             worker_options=("--engine", config.engine, "--precision", config.precision),
-            graphs_dir=state_dir / "graphs",
+            graphs_dir=graphs_dir,
             queue_limit=config.queue_limit,
             max_pixels=config.max_image_pixels,
         )
         self.training = TrainingService(self.store, self.events, self.tasks, self.deciding, self.policies, threads)
         self.exports = ExportService(self.tasks, self.store, self.events, state_dir / "exports")
+        self.calibration = CalibrationService(
+            self.store,
+            self.events,
+            self.tasks,
+            self.policies,
+            self.inference,
+            self.cascades,
+            folder=state_dir / "cascades",
+            graphs_dir=graphs_dir,
+            threads=threads,
+        )
         self._stop = asyncio.Event()
         self._scheduler = AsyncIOScheduler()
 
@@ -137,6 +154,7 @@ class Daemon:
         self._scheduler.shutdown(wait=False)
         self.events.emit("daemon.stopping", "patchd drains and stops.")
         self.exports.stop()
+        self.calibration.stop()
         await asyncio.gather(self.inference.drain(DRAIN_S), self.training.drain(DRAIN_S))
         self.events.close()
         server.end()
@@ -170,6 +188,7 @@ class Daemon:
         add(self._keep_alive, "interval", seconds=KEEP_ALIVE_CHECK_S, id="keep-alive", **once)
         add(self._check_policy, "interval", seconds=POLICY_CHECK_S, id="policy", **once)
         add(self._profile, "interval", seconds=min(PROFILE_CHECK_S, self.config.profile_every_s), id="profile", **once)
+        add(self._recalibrate, "interval", seconds=RECALIBRATE_CHECK_S, id="recalibrate", **once)
         add(self._clean_up, "interval", seconds=CLEAN_UP_S, id="clean-up", **once)
         watchdog_s = notify.watchdog_interval_s(os.environ)
         if watchdog_s is not None:
@@ -192,6 +211,9 @@ class Daemon:
             await self.inference.profile_if_due(self.config.profile_every_s)
         except (PatchdError, TimeoutError) as error:
             self.events.emit("profile.failed", f"Calibration failed: {error}", level="warning")
+
+    async def _recalibrate(self) -> None:
+        await self.calibration.tick()
 
     async def _clean_up(self) -> None:
         self.store.trim(self.config.keep_decisions, self.config.keep_events)
@@ -220,6 +242,8 @@ class Daemon:
             inference=self.inference,
             training=self.training,
             exports=self.exports,
+            cascades=self.cascades,
+            calibration=self.calibration,
             state_dir=self.state_dir,
             socket_path=self.socket_path,
             listen=listen,

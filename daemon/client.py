@@ -234,9 +234,13 @@ class PatchdClient:
         resolution: int | None = None,
         content_type: str | None = None,
         base: str | None = None,
+        cascade: bool = True,
     ) -> schemas.InferAnswer:
-        """Classify an encoded image (JPEG or PNG); `base` and `resolution` override the daemon's choice of rung."""
-        body = self.infer_bytes(task, image, top_k, resolution, content_type, base)
+        """Classify an encoded image (JPEG or PNG).
+
+        `base` and `resolution` override the daemon's choice of rung; without `cascade` one rung answers.
+        """
+        body = self.infer_bytes(task, image, top_k, resolution, content_type, base, cascade)
         return _parse(schemas.InferAnswer, body)
 
     def infer_bytes(
@@ -247,12 +251,18 @@ class PatchdClient:
         resolution: int | None = None,
         content_type: str | None = None,
         base: str | None = None,
+        cascade: bool = True,
     ) -> bytes:
         """Like `infer`, but the answer is the body as it came."""
         return self.request(
             "POST",
             f"/v1/tasks/{quote(task, safe='')}/infer",
-            query={"top_k": top_k, "base": base, "resolution": resolution},
+            query={
+                "top_k": top_k,
+                "base": base,
+                "resolution": resolution,
+                "cascade": None if cascade else "false",
+            },
             body=image,
             content_type=content_type or image_type(image),
             timeout_s=INFER_TIMEOUT_S,
@@ -285,6 +295,30 @@ class PatchdClient:
             timeout_s=INFER_TIMEOUT_S,
         )
         return _parse(schemas.InferAnswer, answer)
+
+    # -- cascades ----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def cascade_path(task: str) -> str:
+        """The path of a task's cascade."""
+        return f"/v1/tasks/{quote(task, safe='')}/cascade"
+
+    def cascade(self, task: str) -> schemas.CascadeView:
+        """A task's cascade, what its stages have answered, and where its calibration stands."""
+        return self._get(schemas.CascadeView, self.cascade_path(task))
+
+    def cascade_points(self, task: str) -> schemas.CascadePoints:
+        """What the search for a task's cascade weighed."""
+        return self._get(schemas.CascadePoints, f"{self.cascade_path(task)}/points")
+
+    def calibrate(self, task: str, create: schemas.CalibrateCreate) -> schemas.CascadeView:
+        """Begin to make a cascade; `cascade` tells how far it is."""
+        return self._post(schemas.CascadeView, f"{self.cascade_path(task)}/calibration", create)
+
+    def cancel_calibration(self, task: str) -> schemas.CascadeView:
+        """End the calibration that runs; the cascade that was there stays."""
+        body = self.request("DELETE", f"{self.cascade_path(task)}/calibration")
+        return _parse(schemas.CascadeView, body)
 
     # -- measurements, events, traces --------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..policies.batching import has_place
-from ..policies.decision import Decision, Rung
+from ..policies.decision import Rung
 from ..policies.errors import (
     BadInputError,
     BusyError,
@@ -29,6 +29,7 @@ from ..policies.task import TaskSpec
 from ..policies.threads import free_threads
 from .api.schemas import (
     CALIBRATION_REPEATS,
+    CascadeAnswer,
     CostView,
     Form,
     InferAnswer,
@@ -37,6 +38,7 @@ from .api.schemas import (
     RequestLatency,
     WorkerStatus,
 )
+from .cascade_service import NOTHING, CascadeService, Plan
 from .deciding import DecisionService
 from .error_codes import error_from_code
 from .events import EventLog
@@ -44,6 +46,7 @@ from .policy_service import PolicyService
 from .task_service import TaskService
 from .worker_process import WorkerProcess
 from .workers.protocol import (
+    Audited,
     CheckPatch,
     InferRequest,
     InferResult,
@@ -87,6 +90,7 @@ class Wish:
     base: str | None = None
     resolution: int | None = None
     min_accuracy: float | None = None
+    cascade: bool = True
     deadline_ms: float | None = None
     client: str = ""
 
@@ -98,6 +102,15 @@ class _Route:
     rung: RungRef
     why: str
     smaller: tuple[RungRef, ...] = ()
+    decided: bool = False  # by the decision in force, so that the task's cascade may be passed
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """What `explain --request` tells of a request."""
+
+    decision_id: str | None
+    cascade: CascadeAnswer | None
 
 
 @dataclass
@@ -114,6 +127,7 @@ class InferenceService:
         tasks: TaskService,
         deciding: DecisionService,
         policies: PolicyService,
+        cascades: CascadeService,
         events: EventLog,
         *,
         threads: int,
@@ -124,6 +138,7 @@ class InferenceService:
     ) -> None:
         """`graphs_dir` keeps compiled graphs from one worker to the next; `worker_options` are passed on to it."""
         self._tasks, self._deciding, self._policies, self._events = tasks, deciding, policies, events
+        self._cascades = cascades
         self._threads, self._queue_limit, self._max_pixels = threads, queue_limit, max_pixels
         arguments = (*worker_options, "--threads", str(threads), "--graphs", str(graphs_dir))
         self._worker = WorkerProcess("inference", self._on_message, self._on_exit, arguments)
@@ -134,7 +149,8 @@ class InferenceService:
         self._worker_lock = asyncio.Lock()
         self._windows: dict[tuple[str, str, int], _Window] = {}
         self._bases_used: set[str] = set()  # by the worker that runs: what it has loaded
-        self._requests: OrderedDict[str, str | None] = OrderedDict()
+        self._requests: OrderedDict[str, _Answered] = OrderedDict()
+        self._decode_ms: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self._per_task: dict[str, int] = {}
         self._last_used_s = time.monotonic()
         self._last_profile_s = 0.0
@@ -191,12 +207,17 @@ class InferenceService:
         start_ms = await asyncio.shield(self._ensure_worker(wish.base or spec.base))
         route = self._route(task, given, wish)
         decision = self._deciding.current
+        allocation = 1.0 if decision is None else decision.inference.value
+        may_pass = route.decided and wish.cascade and wish.base is None
+        plan = self._cascades.plan(task, allocation) if may_pass else NOTHING
         sent = time.perf_counter()
         spare_ms = None if wish.deadline_ms is None else wish.deadline_ms - (sent - began) * 1e3
         request = InferRequest(
             id=next(self._ids),
             rung=route.rung,
             smaller=route.smaller,
+            stages=plan.stages,
+            audit=plan.audit,
             form=given.form,
             shape=given.shape,
             top_k=min(wish.top_k, len(spec.labels)),
@@ -207,18 +228,24 @@ class InferenceService:
             cost_ms=self._tasks.cost_ms(task, route.rung.resolution, route.rung.base) or 0.0,
             expires_s=None if spare_ms is None else time.monotonic() + spare_ms / 1e3,
         )
+        self._cascades.sent(request.id, task, plan)
         result = await self._call(request, given.payload)
         if not isinstance(result, InferResult):
             raise WorkerCrashedError("The inference worker answered out of turn.", retry_after_s=1.0)
-        rung = next(each for each in (route.rung, *route.smaller) if each.resolution == result.resolution)
-        why = route.why if rung is route.rung else _by_domain(rung.resolution, result.image_size, route.why)
+        passed = self._passed(request, task, plan, result)
+        if result.passage is not None:
+            rung = plan.stages[result.passage.stage].rung
+            why = f"{rung.base} at {rung.resolution} px, " + (passed.text if passed else "of a cascade that is gone")
+        else:
+            rung = next(each for each in (route.rung, *route.smaller) if each.resolution == result.resolution)
+            why = route.why if rung is route.rung else _by_domain(rung.resolution, result.image_size, route.why)
         now = time.perf_counter()
         timing = result.timing
         spent = timing.decode_ms + timing.preprocess_ms + timing.bind_ms + timing.network_ms
         total_ms = (now - began) * 1e3
-        self._account(rung, total_ms - start_ms, timing.network_ms)
+        self._account(rung, given.form, total_ms - start_ms, result)
         request_id = f"{self._token}-{request.id}"
-        self._remember(request_id, decision)
+        self._remember(request_id, _Answered(None if decision is None else decision.id, passed))
         return InferAnswer(
             request_id=request_id,
             task=task,
@@ -232,8 +259,9 @@ class InferenceService:
             decision_id=None if decision is None else decision.id,
             engine=result.engine,
             batch=result.batch,
-            allocation=1.0 if decision is None else decision.inference.value,
+            allocation=allocation,
             why=why,
+            cascade=passed,
             timing=InferTiming(
                 total_ms=total_ms,
                 queue_ms=max(0.0, (now - sent) * 1e3 - spent),
@@ -270,16 +298,25 @@ class InferenceService:
             for candidate in decided.candidates
             if candidate.fits and candidate.rung.resolution < decided.resolution
         )
-        return _Route(self._tasks.rung_ref(task, decided.resolution, base), f"{asked}{decided.text}", smaller)
+        rung = self._tasks.rung_ref(task, decided.resolution, base)
+        return _Route(rung, f"{asked}{decided.text}", smaller, decided=True)
 
-    def decision_of(self, request_id: str) -> str | None:
-        """The decision that a request obeyed. Raises NotFoundError when the id is not remembered."""
+    def _passed(self, request: InferRequest, task: str, plan: Plan, result: InferResult) -> CascadeAnswer | None:
+        """What is told of an answer's way through the cascade; None where it passed none."""
+        if result.passage is None or plan.afforded is None:
+            return None
+        self._bases_used.update(stage.rung.base for stage in plan.stages[: result.passage.stage + 1])
+        return self._cascades.answered(request.id, task, plan.afforded, result.passage, result.timing)
+
+    def answered(self, request_id: str) -> tuple[str | None, CascadeAnswer | None]:
+        """The decision that a request obeyed, and its way through the cascade. Raises NotFoundError when forgotten."""
         if request_id not in self._requests:
             raise NotFoundError(
                 f"Request '{request_id}' is not remembered.",
                 hint=f"The last {REMEMBERED_REQUESTS} requests since the daemon's start are.",
             )
-        return self._requests[request_id]
+        found = self._requests[request_id]
+        return found.decision_id, found.cascade
 
     async def load(self, task: str) -> None:
         """Start the worker and measure what is unmeasured, before the first request needs it. Raises NotFoundError."""
@@ -336,12 +373,19 @@ class InferenceService:
                     if sides := self._tasks.sides(base):
                         await self._measure(base, sides, CALIBRATION_REPEATS)
 
-    def _engine(self) -> str | None:
+    @property
+    def engine(self) -> str | None:
+        """The engine in use; None while no worker runs."""
         return None if self._worker.ready is None else self._worker.ready.engine
+
+    @property
+    def decode_ms(self) -> float | None:
+        """Median time to decode the last images, milliseconds; None before the first."""
+        return statistics.median(self._decode_ms) if self._decode_ms else None
 
     def _threads_used(self) -> int:
         """Threads of the engine in use: only torch's are adapted, for OpenVINO's do not hold each other up."""
-        return self._threads_now() if self._engine() == "torch" else self._threads
+        return self._threads_now() if self.engine == "torch" else self._threads
 
     def _threads_now(self) -> int:
         """Threads for the next request; training gives way to predictions, so its use counts as free."""
@@ -407,7 +451,7 @@ class InferenceService:
 
     async def _ensure_worker(self, base: str) -> float:
         """Start the worker and measure what is unmeasured; the milliseconds this request waited for it."""
-        if self._worker.running and not self._worker_lock.locked() and not self._tasks.unmeasured(base, self._engine()):
+        if self._worker.running and not self._worker_lock.locked() and not self._tasks.unmeasured(base, self.engine):
             return 0.0
         began = time.perf_counter()
         async with self._worker_lock:
@@ -420,7 +464,7 @@ class InferenceService:
                     f"The inference worker is ready after {time.perf_counter() - began:.1f} s.",
                     pid=self._worker.pid,
                 )
-            unmeasured = self._tasks.unmeasured(base, self._engine())
+            unmeasured = self._tasks.unmeasured(base, self.engine)
             if unmeasured:
                 await self._measure(base, unmeasured, CALIBRATION_REPEATS)
         return (time.perf_counter() - began) * 1e3
@@ -464,7 +508,9 @@ class InferenceService:
 
     def _on_message(self, message: Message, _payload: bytes) -> None:
         if isinstance(message, Note):
-            self._events.emit("engine.refused", message.message, level="warning")
+            self._events.emit(message.kind, message.message, level="warning")
+        if isinstance(message, Audited):
+            self._cascades.heard(message, time.time())
         if not isinstance(message, InferResult | ProfileResult | PatchChecked | WorkerError):
             return
         future = self._pending.get(message.id)
@@ -496,16 +542,19 @@ class InferenceService:
 
     # accounts
 
-    def _account(self, rung: RungRef, total_ms: float, network_ms: float) -> None:
-        window = self._windows.setdefault((rung.task, rung.base, rung.resolution), _Window())
-        window.total_ms.append(total_ms)
-        window.network_ms.append(network_ms)
-        self._bases_used.add(rung.base)
+    def _account(self, rung: RungRef, form: Form, total_ms: float, result: InferResult) -> None:
+        """Count an answer; what took several stages is no measure of the rung that answered."""
+        if result.passage is None:
+            window = self._windows.setdefault((rung.task, rung.base, rung.resolution), _Window())
+            window.total_ms.append(total_ms)
+            window.network_ms.append(result.timing.network_ms)
+        if form == "image":
+            self._decode_ms.append(result.timing.decode_ms)
         self._per_task[rung.task] = self._per_task.get(rung.task, 0) + 1
         self.total += 1
 
-    def _remember(self, request_id: str, decision: Decision | None) -> None:
-        self._requests[request_id] = None if decision is None else decision.id
+    def _remember(self, request_id: str, answered: _Answered) -> None:
+        self._requests[request_id] = answered
         while len(self._requests) > REMEMBERED_REQUESTS:
             self._requests.popitem(last=False)
 
@@ -539,6 +588,7 @@ def _cost_view(result: ProfileResult, cost: RungCost, now_s: float) -> CostView:
     return CostView(
         base=result.base,
         resolution=cost.resolution,
+        prepare_ms=cost.prepare_ms,
         median_ms=cost.median_ms,
         p90_ms=cost.p90_ms,
         samples=cost.repeats,

@@ -74,3 +74,14 @@ def m002_rungs_of_several_bases(db: Database) -> None:
         db.execute("update rungs set base = ? where task = ?", (base, task))
     db.execute("delete from rungs where base is null")  # of tasks that are gone
     db.table("rungs").transform(pk=("task", "base", "resolution"))
+
+
+@MIGRATIONS()
+def m003_cascades(db: Database) -> None:
+    """Cascades with their candidates, audited inputs as numbers, and what of a cost is the preparation's."""
+    db.table("cascades").create({"task": str, "state": str}, pk="task")
+    db.table("cascade_points").create({"task": str, "points": str}, pk="task")
+    db.table("audits").create({"id": int, "task": str, "rungs": str, "time_s": float, "row": str}, pk="id")
+    db.table("audits").create_index(["task", "time_s"])
+    db.table("costs").add_column("prepare_ms", float)
+    db.execute("delete from costs")  # measured again at the first use

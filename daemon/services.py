@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .calibration_service import CalibrationService
+from .cascade_service import CascadeService
 from .deciding import DecisionService
 from .events import EventLog
 from .export_service import ExportService
@@ -27,6 +29,8 @@ class Services:
     inference: InferenceService
     training: TrainingService
     exports: ExportService
+    cascades: CascadeService
+    calibration: CalibrationService
     state_dir: Path
     socket_path: Path
     listen: str | None

@@ -16,11 +16,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..policies.cascade import Row
 from ..policies.decision import Decision
 from ..policies.errors import StateError
 from ..policies.snapshot import Snapshot
 from ..policies.task import JobProgress, JobState, PatchMetadata, RungResult, TaskSpec, TrainSpec
-from .api.schemas import CostView, Event, JobView, PolicyState
+from .api.schemas import CascadePoints, CascadeState, CostView, Event, JobView, PolicyState
 from .migrations import MIGRATIONS
 from .sqlite import Database
 
@@ -245,6 +246,55 @@ class Store:
     def put_cost(self, cost: CostView) -> None:
         """Store a measured cost in place of the one before it."""
         self._put("costs", cost.model_dump())
+
+    # cascades
+
+    def cascades(self) -> list[CascadeState]:
+        """The cascades of all tasks."""
+        rows = self._rows("select state from cascades order by task")
+        return [CascadeState.model_validate_json(row["state"]) for row in rows]
+
+    def put_cascade(self, state: CascadeState) -> None:
+        """Store a task's cascade in place of the one before it."""
+        self._put("cascades", {"task": state.task, "state": state.model_dump_json()})
+
+    def cascade_points(self, task: str) -> CascadePoints | None:
+        """What the search for a task's cascade weighed; None without one."""
+        rows = self._rows("select points from cascade_points where task = ?", task)
+        return CascadePoints.model_validate_json(rows[0]["points"]) if rows else None
+
+    def put_cascade_points(self, points: CascadePoints) -> None:
+        """Store what the search for a task's cascade weighed."""
+        self._put("cascade_points", {"task": points.task, "points": points.model_dump_json()})
+
+    def delete_cascade(self, task: str) -> None:
+        """Remove a task's cascade, candidates and audits."""
+        with self.transaction():
+            for table in ("cascades", "cascade_points", "audits"):
+                self._execute(f"delete from {table} where task = ?", task)
+
+    def put_audit(self, task: str, rungs: str, row: Row, time_s: float, keep: int) -> None:
+        """Append what the rungs (named by `rungs`) said on an audited input; the newest `keep` of the task stay."""
+        with self.transaction():
+            self._db.table("audits").insert(
+                {"task": task, "rungs": rungs, "time_s": time_s, "row": row.model_dump_json()}
+            )
+            self._execute(
+                "delete from audits where task = ?1 and id <= (select id from audits where task = ?1"
+                " order by id desc limit 1 offset ?2)",
+                task,
+                keep,
+            )
+
+    def audits(self, task: str, rungs: str, since_s: float) -> list[Row]:
+        """What the rungs said on the inputs audited since `since_s`, oldest first."""
+        sql = "select row from audits where task = ? and rungs = ? and time_s >= ? order by id"
+        return [Row.model_validate_json(row["row"]) for row in self._rows(sql, task, rungs, since_s)]
+
+    def count_audits(self, task: str, rungs: str, since_s: float) -> int:
+        """How many such inputs there are."""
+        sql = "select count(*) as n from audits where task = ? and rungs = ? and time_s >= ?"
+        return int(self._rows(sql, task, rungs, since_s)[0]["n"])
 
     # decisions and events
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..policies.cascade import Price
 from ..policies.decision import Ladder, Rung
 from ..policies.errors import BadInputError, ConflictError, NotFoundError, StateError
 from ..policies.labels import imagenet_labels
@@ -267,6 +268,20 @@ class TaskService:
                     self._store.put_cost(cost)
         except StateError as error:
             self._events.emit("state.unwritable", f"Measured costs are not kept: {error}", level="error")
+
+    def prices(self, task: str) -> tuple[Price, ...]:
+        """The measured costs of a task's rungs, those of other bases included."""
+        costs = [self._costs.get((base, side)) for base, sides in self.task(task).bases.items() for side in sides]
+        return tuple(
+            Price(
+                base=cost.base,
+                resolution=cost.resolution,
+                prepare_ms=cost.prepare_ms,
+                network_ms=max(0.0, cost.median_ms - cost.prepare_ms),
+            )
+            for cost in costs
+            if cost is not None
+        )
 
     def unmeasured(self, base: str, engine: str | None) -> tuple[int, ...]:
         """Resolutions that some task may run this base at and whose cost on this engine is not known."""

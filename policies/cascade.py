@@ -77,6 +77,40 @@ class Promise(Frozen):
     holds: bool = Field(description="whether the p-value is at most delta")
 
 
+class Price(Frozen):
+    """The measured cost of one image at one resolution of one base, milliseconds."""
+
+    base: str
+    resolution: int = Field(gt=0)
+    prepare_ms: float = Field(ge=0, description="resize and normalise")
+    network_ms: float = Field(ge=0)
+
+
+class CalibrationImage(Frozen):
+    """An image to calibrate on: its file, and the index of its class where that is known."""
+
+    file: str = Field(description="absolute path, readable by the daemon")
+    label: int | None = Field(None, ge=0)
+
+
+class Row(Frozen):
+    """What all rungs of a task said on one input, of which nothing else is kept."""
+
+    answers: tuple[int, ...] = Field(description="class indices")
+    features: tuple[tuple[float, ...], ...] = Field(description="of each rung's logits")
+
+
+class CascadePoint(Frozen):
+    """A cascade that the search weighed, on the inputs that it used."""
+
+    stages: tuple[str, ...] = Field(min_length=1, description="in words")
+    cost_ms: float = Field(ge=0)
+    loss: float = Field(ge=-1, le=1)
+    disagreement: float = Field(ge=0, le=1)
+    frontier: bool = Field(False, description="whether nothing cheaper loses as little")
+    chosen: bool = False
+
+
 class Cascade(Frozen):
     """A task's cascade. One that promises nothing has the reference as its only stage."""
 

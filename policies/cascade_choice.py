@@ -33,18 +33,24 @@ class AffordedCascade(Frozen):
 
 
 def afforded(
-    cascade: Cascade, allocation: float, *, shorten: bool, costs_ms: Mapping[RungId, float] | None = None
+    cascade: Cascade,
+    allocation: float,
+    *,
+    shorten: bool,
+    costs_ms: Mapping[RungId, float] | None = None,
+    max_resolution: int | None = None,
 ) -> AffordedCascade:
     """The stages of `cascade` that the inference `allocation` in [0, 1] affords.
 
     The budget is that of the ladder, over the stages' own costs: `costs_ms` of their rung where it is given, else as
     calibrated. A stage that costs more is cut, as is one that waits for its agreement; the cheapest stays. So 1 is the
-    whole and more never means fewer stages. Without `shorten` it is the whole at any allocation.
+    whole and more never means fewer stages. Without `shorten` it is the whole at any allocation. Stages of more pixels
+    than the policy's `max_resolution` are cut in any case.
     """
     known = costs_ms or {}
     costs = [known.get(stage.rung, stage.cost_ms) for stage in cascade.stages]
     budget = budget_ms(min(costs), max(costs), allocation if shorten else 1.0)
-    places = _fitting(cascade.stages, costs, budget)
+    places = _fitting(cascade.stages, costs, budget, max_resolution)
     whole = len(places) == len(cascade.stages)
     return AffordedCascade(
         stages=cascade.stages if whole else _shortened(cascade.stages, places),
@@ -61,19 +67,13 @@ def in_time(cost_ms: float, now_s: float, expires_s: float | None) -> bool:
     return expires_s is None or now_s + cost_ms / 1e3 <= expires_s
 
 
-def out_of_time(run: AffordedCascade, place: int, cost_ms: float, now_s: float, expires_s: float) -> str:
-    """The sentence for an input that keeps the answer of stage `place` of `run`, as the next one is not `in_time`."""
-    left_ms = max(0.0, expires_s - now_s) * 1e3
-    return (
-        f"{run.rungs[place]} was not sure, but the deadline left {left_ms:.1f} ms and {run.rungs[place + 1]} takes "
-        f"{cost_ms:.1f} ms: this answer carries no promise"
-    )
-
-
-def _fitting(stages: Sequence[Stage], costs: Sequence[float], budget: float) -> tuple[int, ...]:
+def _fitting(
+    stages: Sequence[Stage], costs: Sequence[float], budget: float, max_resolution: int | None
+) -> tuple[int, ...]:
     fitting: list[int] = []
     for place, (stage, cost) in enumerate(zip(stages, costs, strict=True)):
-        if cost <= budget and stage.rule.earlier in (None, *fitting):
+        allowed = max_resolution is None or stage.rung.resolution <= max_resolution
+        if allowed and cost <= budget and stage.rule.earlier in (None, *fitting):
             fitting.append(place)
     return tuple(fitting) or (min(range(len(stages)), key=lambda place: costs[place]),)
 
@@ -95,10 +95,13 @@ def _text(
     count = len(cascade.stages)
     if len(places) < count:
         cut = min(set(range(count)) - set(places), key=lambda place: costs[place])
-        return (
-            f"{len(places)} of {count} stages: allocation {allocation:.2f} gives a budget of {budget:.1f} ms and "
-            f"{cascade.stages[cut].rung} costs {costs[cut]:.1f} ms; a shortened cascade carries no promise"
+        why = (
+            f"allocation {allocation:.2f} gives a budget of {budget:.1f} ms and {cascade.stages[cut].rung} costs "
+            f"{costs[cut]:.1f} ms"
+            if costs[cut] > budget
+            else f"the policy's resolution caps leave out {cascade.stages[cut].rung}"
         )
+        return f"{len(places)} of {count} stages: {why}; a shortened cascade carries no promise"
     if count == 1:
         return f"{cascade.stages[0].rung} alone, the reference"
     why = (

@@ -295,12 +295,16 @@ def wish(request: Request, labels: int, client: str) -> Wish:
     deadline_ms = _number(request, "deadline_ms")
     if deadline_ms is not None and deadline_ms <= 0:
         raise BadInputError(f"The parameter 'deadline_ms' is {deadline_ms:g}; it must be above 0.")
+    cascade = _wished(request, "cascade")
+    if cascade is not None and not isinstance(cascade[1], bool):
+        raise BadInputError(f"The parameter '{cascade[0]}' is {cascade[1]!r:.60}; it must be true or false.")
     limits = [ms for ms in (deadline_ms, _timeout_ms(request)) if ms is not None]
     return Wish(
         top_k=labels if "probabilities" in wanted(request) else 1,
         base=None if base is None else base[1],
         resolution=resolution,
         min_accuracy=accuracy,
+        cascade=cascade is None or bool(cascade[1]),
         deadline_ms=min(limits, default=None),
         client=client,
     )

@@ -83,9 +83,13 @@ class Routes:
         decision_id, request_id, at = c.text("decision"), c.text("request"), c.real("at")
         if sum(given is not None for given in (decision_id, request_id, at)) > 1:
             raise BadInputError("Give only one of decision, request and at.")
-        if request_id is not None:
-            decision_id = self._s.inference.decision_of(request_id)
-        return self._s.deciding.explain(decision_id=decision_id, time_s=at)
+        if request_id is None:
+            return self._s.deciding.explain(decision_id=decision_id, time_s=at)
+        decision_id, passed = self._s.inference.answered(request_id)
+        told = self._s.deciding.explain(decision_id=decision_id)
+        if passed is None:
+            return told
+        return told.model_copy(update={"cascade": passed, "sentences": (*told.sentences, told_passage(passed))})
 
     # policies
 
@@ -136,6 +140,7 @@ class Routes:
                 hint=f"Cancel it first: patchctl train cancel {open_jobs[0].id}",
             )
         self._s.tasks.remove(name)
+        await self._s.calibration.forget(name)
         self._s.deciding.refresh()
         return s.Deleted(deleted=name)
 
@@ -148,6 +153,7 @@ class Routes:
             base=c.text("base"),
             resolution=c.number("resolution", None, 1, 4096),
             min_accuracy=c.share("min_accuracy"),
+            cascade=c.switch("cascade", True),
             deadline_ms=c.positive("deadline_ms"),
             client=c.caller.client,
         )
@@ -167,6 +173,38 @@ class Routes:
         if not body:
             raise BadInputError("The request body is empty.", hint="Send an image or a tensor.")
         return await self._s.inference.infer(c.path("name"), given, wish)
+
+    # cascades
+
+    def _cascade_view(self, task: str) -> s.CascadeView:
+        self._s.tasks.task(task)
+        return s.CascadeView(
+            task=task,
+            state=self._s.cascades.state(task),
+            counts=self._s.cascades.counts(task),
+            audit_rows=self._s.cascades.count_rows(task),
+            calibration=self._s.calibration.view(task),
+        )
+
+    async def cascade(self, c: Context) -> s.CascadeView:
+        return self._cascade_view(c.path("name"))
+
+    async def cascade_points(self, c: Context) -> s.CascadePoints:
+        name = self._s.tasks.task(c.path("name")).name
+        points = self._s.store.cascade_points(name)
+        if points is None:
+            raise NotFoundError(
+                f"Task '{name}' has no cascade yet.", hint=f"Make one: patchctl cascade calibrate {name}"
+            )
+        return points
+
+    async def calibrate(self, c: Context) -> s.CascadeView:
+        self._s.calibration.start(c.path("name"), c.body)
+        return self._cascade_view(c.path("name"))
+
+    async def cancel_calibration(self, c: Context) -> s.CascadeView:
+        await self._s.calibration.cancel(self._s.tasks.task(c.path("name")).name)
+        return self._cascade_view(c.path("name"))
 
     # patches
 
@@ -342,10 +380,36 @@ class Routes:
                     ("base", "string", "a rung of this base instead of the task's own"),
                     ("resolution", "integer", "a named rung instead of the decision's"),
                     ("min_accuracy", "number", "the cheapest rung that is at least this accurate, a share"),
+                    ("cascade", "boolean", "false: one rung answers, as if the task had no cascade"),
                     ("deadline_ms", "number", "give up after this many milliseconds"),
                     ("shape", "string", "raw tensors: comma-separated, e.g. 480,640,3"),
                     ("datatype", "string", "raw tensors: UINT8 [H,W,3] pixels or FP32 [3,R,R] input"),
                 ),
+            ),
+            Route("GET", "/v1/tasks/{name}/cascade", "A task's cascade and its standing", self.cascade, s.CascadeView),
+            Route(
+                "GET",
+                "/v1/tasks/{name}/cascade/points",
+                "What the search for the cascade weighed",
+                self.cascade_points,
+                s.CascadePoints,
+            ),
+            Route(
+                "POST",
+                "/v1/tasks/{name}/cascade/calibration",
+                "Search a cascade and certify its promise, in the background",
+                self.calibrate,
+                s.CascadeView,
+                s.CalibrateCreate,
+                changes=True,
+            ),
+            Route(
+                "DELETE",
+                "/v1/tasks/{name}/cascade/calibration",
+                "End the calibration that runs",
+                self.cancel_calibration,
+                s.CascadeView,
+                changes=True,
             ),
             Route(
                 "GET",
@@ -439,6 +503,14 @@ class Routes:
             ),
             *self._open.table(),
         )
+
+
+def told_passage(passed: s.CascadeAnswer) -> str:
+    """One sentence on how far a request went through its cascade."""
+    return (
+        f"Stage {passed.stage + 1} of {passed.stages} answered, with a score of {passed.confidence:.3f}, at a known "
+        f"cost of {passed.cost_ms:.1f} ms; {passed.text}."
+    )
 
 
 def _shape(text: str | None) -> tuple[int, ...]:

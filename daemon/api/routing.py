@@ -95,6 +95,13 @@ class Context:
             raise BadInputError(f"Query parameter '{name}' must be a number, not '{text}'.")
         return value
 
+    def switch(self, name: str, default: bool) -> bool:
+        """true or false from the query. Raises BadInputError for anything else."""
+        text = self.text(name)
+        if text not in (None, "true", "false"):
+            raise BadInputError(f"Query parameter '{name}' is true or false, not '{text}'.")
+        return default if text is None else text == "true"
+
     def share(self, name: str) -> float | None:
         """A number from 0 to 1 from the query. Raises BadInputError."""
         value = self.real(name)

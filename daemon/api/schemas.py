@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from ...policies.cascade import Basis, CalibrationImage, Cascade, CascadePoint, Price, Promise
 from ...policies.decision import Decision, Ladder, Rung
+from ...policies.drift import DriftState
 from ...policies.snapshot import Frozen, Snapshot
 from ...policies.task import (
     BaseRungs,
@@ -89,6 +91,7 @@ class Explain(Frozen):
     snapshot: Snapshot
     policy: PolicyState
     sentences: tuple[str, ...] = Field(description="the decision told in plain sentences")
+    cascade: CascadeAnswer | None = Field(None, description="how far the request that was asked about went")
 
 
 class DecisionList(Frozen):
@@ -196,6 +199,7 @@ class CostView(Frozen):
 
     base: str
     resolution: int
+    prepare_ms: float = Field(description="median of resize and normalise alone")
     median_ms: float
     p90_ms: float
     samples: int
@@ -264,7 +268,89 @@ class InferJson(Frozen):
     base: str | None = None
     resolution: Side | None = None
     min_accuracy: float | None = Field(None, ge=0, le=1)
+    cascade: bool = True
     deadline_ms: float | None = Field(None, gt=0)
+
+
+class StageCount(Frozen):
+    """What one stage of a cascade has answered."""
+
+    answers: int = 0
+    spent_ms: float = Field(0.0, description="in all, from decoding to the last network, of the answers it gave")
+
+
+class CascadeState(Frozen):
+    """A task's cascade, whether it is in force, and what it rests on."""
+
+    task: str
+    cascade: Cascade
+    in_force: bool
+    reason: str = Field(description="why it is in force, or is not")
+    calibrated_on: str
+    samples: int = Field(description="inputs in all, to search and to certify on")
+    prices: tuple[Price, ...] = Field(description="the costs it was planned for")
+    decode_ms: float
+    dispatch_ms: float
+    drift: DriftState = DriftState()
+    drifted_since_s: float | None = Field(None, description="when its answers began to differ, by the drift test")
+
+
+class CalibrationView(Frozen):
+    """Where a calibration stands, or how the last one ended."""
+
+    state: Literal["running", "done", "failed", "cancelled"]
+    what: str
+    done: int = Field(0, description="images that all rungs have run on")
+    images: int = 0
+    error: str | None = None
+
+
+class CascadeView(Frozen):
+    """A task's cascade, what its stages have answered since it was made or the daemon started, and its calibration."""
+
+    task: str
+    state: CascadeState | None = Field(None, description="absent before the first calibration")
+    counts: tuple[StageCount, ...] = Field((), description="stage by stage; empty before the first prediction")
+    audit_rows: int = Field(0, description="audited inputs that a calibration from requests could use")
+    calibration: CalibrationView | None = None
+
+
+class CascadePoints(Frozen):
+    """What the search for a task's cascade weighed."""
+
+    task: str
+    basis: Basis
+    points: tuple[CascadePoint, ...]
+
+
+class CalibrateCreate(Frozen):
+    """Make a cascade. Without images, on the test part of the task's data set."""
+
+    images: tuple[CalibrationImage, ...] = Field((), description="all of them labelled, or none")
+    from_requests: bool = Field(False, description="on what audits of requests have gathered")
+    again: bool = Field(False, description="on the inputs of the last time, at the costs of now")
+    reference: tuple[str, Side] | None = Field(None, description="base and side of the rung to be compared with")
+    epsilon: float | None = Field(None, gt=0, lt=0.5, description="absent: the policy's")
+    delta: float | None = Field(None, gt=0, lt=0.5, description="absent: the policy's")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CalibrateCreate:
+        if sum((bool(self.images), self.from_requests, self.again)) > 1:
+            raise ValueError("Give only one of images, from_requests and again.")
+        return self
+
+
+class CascadeAnswer(Frozen):
+    """How far an input went through its task's cascade."""
+
+    stage: int = Field(description="index of the stage that answered")
+    stages: int = Field(description="of the whole cascade")
+    confidence: float = Field(description="the score of the stage's rule; of the last stage its probability")
+    cost_ms: float = Field(description="known cost of the stages that ran; `timing` has what this answer took")
+    late: bool = Field(description="a further stage was due, and had no time before the deadline")
+    shortened: bool = Field(description="the inference allocation affords a part of the cascade only")
+    promise: Promise | None = Field(None, description="that this answer comes under")
+    text: str
 
 
 class Prediction(Frozen):
@@ -313,6 +399,7 @@ class InferAnswer(Frozen):
     engine: str
     batch: int = Field(1, description="images that ran together with this one, itself included")
     why: str
+    cascade: CascadeAnswer | None = Field(None, description="absent where the input passed none")
     timing: InferTiming
 
 

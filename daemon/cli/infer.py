@@ -44,6 +44,7 @@ BUSY_ATTEMPTS = 6  # a list of images is patient: others' requests have priority
 @click.option("--top", "top_k", type=click.IntRange(1, 1000), default=5, show_default=True, help="Labels to show.")
 @click.option("--resolution", type=Side(), metavar="PX", help="Use this rung, whatever the daemon would choose.")
 @click.option("--base", metavar="B", help="Use a rung of this base of the task.  [default: its own]")
+@click.option("--no-cascade", is_flag=True, help="Have one rung answer, as if the task had no cascade.")
 @click.option("--expect", metavar="LABEL", help="The label that every file should get; exit code 1 if one does not.")
 @click.option("--top1-from-dirs", is_flag=True, help="Top-1 over files whose directory is named as their label.")
 @click.option("--label-map", type=click.Path(path_type=Path), metavar="FILE", help="Other names of the labels.")
@@ -61,6 +62,7 @@ def infer(
     top_k: int,
     resolution: int | None,
     base: str | None,
+    no_cascade: bool,
     expect: str | None,
     top1_from_dirs: bool,
     label_map: Path | None,
@@ -72,7 +74,7 @@ def infer(
     if label_map is not None and not (expect or top1_from_dirs):
         raise click.UsageError("--label-map needs --expect or --top1-from-dirs.")
     found = image_files(files)
-    asked = _Asked(task, top_k, resolution, base)
+    asked = _Asked(task, top_k, resolution, base, not no_cascade)
     with settings.client() as client:
         if top1_from_dirs:
             _top1(client, asked, found, label_map, as_json)
@@ -93,10 +95,12 @@ class _Asked:
     top_k: int
     resolution: int | None
     base: str | None
+    cascade: bool
 
     def body(self, client: PatchdClient, file: Path) -> bytes:
         """The answer for a file, as it came."""
-        return client.infer_bytes(self.task, read_bytes(file), self.top_k, self.resolution, base=self.base)
+        data = read_bytes(file)
+        return client.infer_bytes(self.task, data, self.top_k, self.resolution, base=self.base, cascade=self.cascade)
 
 
 def _each(client: PatchdClient, asked: _Asked, files: list[Path], wanted: int | None, as_json: bool) -> int:

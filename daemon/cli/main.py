@@ -17,6 +17,7 @@ _COMMANDS = {
     "patch": "patch:patch",
     "train": "train:train",
     "infer": "infer:infer",
+    "cascade": "cascade:cascade",
     "profile": "profile:profile",
     "events": "events:events",
     "replay": "replay:replay",

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -27,60 +28,44 @@ from ...models.bases import Base
 from ...models.engine import Engine, TorchEngine
 from ...models.graph_cache import GraphCache
 from ...models.openvino_engine import OpenVinoEngine, Precision
-from ...models.patches.patch import Patch, load_patch
+from ...models.patches.patch import load_patch
 from ...models.preprocessing import to_input
-from ...policies.batching import Waiting, expired, next_batch, release_s
+from ...policies.batching import Waiting, expired, next_batch
 from ...policies.errors import BadInputError, DeadlineError, PatchdError, PatchMismatchError, StateError
 from ...policies.task import Preprocessing
+from . import protocol
+from .audits import Audits
 from .channel import Channel
-from .inputs import Prepared, prepare
+from .inputs import Prepared, prepare, prepare_further
 from .intake import Intake
 from .library import Library
 from .lifetime import tie_to_parent
+from .passing import Answered, Ready
 from .protocol import (
     CheckPatch,
     InferRequest,
-    InferResult,
     Message,
     Note,
     PatchChecked,
     ProfileRequest,
     ProfileResult,
-    Ready,
     RungCost,
-    Timing,
+    StageRef,
     WorkerError,
 )
 
 MOST_TOGETHER = 8  # images of a batch: more make the last one wait and win nothing on few processors
 MOST_READERS = 4
+AUDIT_IDLE_S = 0.1  # without anything to do before a rung is run for an audit
 PROFILE_IMAGE = (256, 256)  # width, height in pixels; a photograph of usual data sets after decoding
 PROFILE_WARM_UPS = 2  # torch picks its kernels during the first runs of a shape
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
-    """A request that only lacks its run: the network input, the patch, and the milliseconds it took to get that."""
+class _GoneOn:
+    """A request that comes to its cascade's next stage; None where that failed, which has been answered."""
 
-    request: InferRequest
-    prepared: Prepared
-    patch: Patch | None
-    engine: Engine
-    arrived_s: float
-    bind_ms: float
-
-    def waiting(self, identity: int) -> Waiting:
-        """What the choice of a batch needs to know."""
-        request, rung = self.request, self.prepared.rung
-        delay_s, cost_s = request.batch_delay_ms / 1e3, request.cost_ms / 1e3
-        return Waiting(
-            id=identity,
-            group=f"{rung.base} {rung.resolution}",
-            client=request.client,
-            arrived_s=self.arrived_s,
-            release_s=release_s(self.arrived_s, delay_s, request.expires_s, cost_s),
-            expires_s=request.expires_s,
-        )
+    ready: Ready | None
 
 
 class InferenceWorker:
@@ -97,29 +82,39 @@ class InferenceWorker:
         """`make_engine` makes the engine called `name` for a base; `remarks` are told once, about the choice."""
         self._channel, self._engine_name, self._remarks = channel, name, remarks
         self._library = Library(make_engine)
-        self._intake: Intake[_Ready | ProfileRequest] = Intake(channel, self._handle, readers)
+        self._intake: Intake[Ready | ProfileRequest | _GoneOn] = Intake(channel, self._handle, readers)
+        self._further = ThreadPoolExecutor(readers, "stages")  # prepares what goes on to a cascade's next stage
+        self._going_on = 0
+        self._audits = Audits(self._library, channel)
         self._ids = itertools.count()
-        self._waiting: dict[int, tuple[Waiting, _Ready]] = {}
+        self._waiting: dict[int, tuple[Waiting, Ready]] = {}
         self._turns: Mapping[str, int] = {}
         self._told: set[str] = set()
 
     def serve(self) -> None:
         """Send `Ready`, then answer until told to stop, what is in hand included."""
-        self._channel.send(Ready(engine=self._engine_name))
+        self._channel.send(protocol.Ready(engine=self._engine_name))
         for remark in self._remarks:
             self._channel.send(Note(message=remark))
         self._intake.start()
         timeout_s: float | None = None
-        while not (self._intake.cut or (self._intake.closed and not self._waiting)):
+        while not (self._intake.cut or (self._intake.closed and not self._waiting and not self._going_on)):
+            idle = True
             for work in self._intake.take(timeout_s):
+                idle = False
                 self._accept(work)
             timeout_s = self._run_next()
+            if timeout_s is None and self._audits.due:  # nothing waits
+                if idle:
+                    self._audits.run_one()
+                timeout_s = AUDIT_IDLE_S
             self._tell()
+        self._further.shutdown(wait=False, cancel_futures=True)
         self._intake.check()
 
     # beside the networks, in the intake's threads
 
-    def _handle(self, message: Message, payload: bytes) -> _Ready | ProfileRequest | None:
+    def _handle(self, message: Message, payload: bytes) -> Ready | ProfileRequest | None:
         if isinstance(message, ProfileRequest):
             return message
         try:
@@ -134,9 +129,12 @@ class InferenceWorker:
             self._fail(getattr(message, "id", 0), error)
             return None
 
-    def _made_ready(self, request: InferRequest, payload: bytes) -> _Ready:
-        arrived_s = time.monotonic()
-        prepared = prepare(request, payload)
+    def _made_ready(self, request: InferRequest, payload: bytes) -> Ready:
+        return self._with_patch(request, prepare(request, payload), time.monotonic(), ())
+
+    def _with_patch(
+        self, request: InferRequest, prepared: Prepared, arrived_s: float, earlier: tuple[Answered, ...]
+    ) -> Ready:
         rung = prepared.rung
         base, engine = self._library.base(rung.base)
         loading = time.perf_counter()
@@ -147,7 +145,18 @@ class InferenceWorker:
                 f"{rung.labels}.",
                 hint="Train a patch with a head for this task.",
             )
-        return _Ready(request, prepared, patch, engine, arrived_s, (time.perf_counter() - loading) * 1e3)
+        bind_ms = (time.perf_counter() - loading) * 1e3
+        return Ready(request, prepared, patch, engine, arrived_s, bind_ms, earlier)
+
+    def _made_further(self, ready: Ready, said: Answered, stage: StageRef) -> None:
+        """Prepare an image for its cascade's next stage."""
+        try:
+            prepared = prepare_further(ready.prepared, stage.rung)
+            further = self._with_patch(ready.request, prepared, ready.arrived_s, (*ready.earlier, said))
+            self._intake.put(_GoneOn(further))
+        except Exception as error:
+            self._fail(ready.request.id, error)
+            self._intake.put(_GoneOn(None))
 
     def _fail(self, identity: int, error: Exception) -> None:
         """Answer one request with its error; one request's defect must not take the others down."""
@@ -161,13 +170,18 @@ class InferenceWorker:
 
     # the networks, in the main thread
 
-    def _accept(self, work: _Ready | ProfileRequest) -> None:
+    def _accept(self, work: Ready | ProfileRequest | _GoneOn) -> None:
         if isinstance(work, ProfileRequest):
             try:
                 self._channel.send(self._profile(work))
             except Exception as error:
                 self._fail(work.id, error)
             return
+        if isinstance(work, _GoneOn):
+            self._going_on -= 1
+            if work.ready is None:
+                return
+            work = work.ready
         identity = next(self._ids)
         self._waiting[identity] = work.waiting(identity), work
 
@@ -177,7 +191,10 @@ class InferenceWorker:
         waiting = [each for each, _ in self._waiting.values()]
         for identity in expired(waiting, now):
             _, late = self._waiting.pop(identity)
-            self._fail(late.request.id, DeadlineError("The deadline passed before the prediction's turn came."))
+            if late.earlier:
+                self._channel.send(late.in_hand())
+            else:
+                self._fail(late.request.id, DeadlineError("The deadline passed before the prediction's turn came."))
         if not self._waiting:
             return None
         rushed = math.inf if self._intake.closed else now  # nothing more will come that could be waited for
@@ -188,7 +205,7 @@ class InferenceWorker:
             return 0.0 if self._waiting else None
         return None if batch.wait_until_s is None else max(0.0, batch.wait_until_s - time.monotonic())
 
-    def _run(self, batch: Sequence[_Ready]) -> None:
+    def _run(self, batch: Sequence[Ready]) -> None:
         engine = batch[0].engine
         try:
             engine.use_threads(max(ready.request.threads for ready in batch))
@@ -203,24 +220,14 @@ class InferenceWorker:
                 self._run([ready])
             return
         for ready, logits, name in zip(batch, run.logits, run.engines, strict=True):
-            prepared, probabilities = ready.prepared, logits.softmax(0)
-            best = probabilities.topk(max(1, min(ready.request.top_k, len(probabilities))))
-            result = InferResult(
-                id=ready.request.id,
-                indices=tuple(best.indices.tolist()),
-                probabilities=tuple(best.values.tolist()),
-                timing=Timing(
-                    decode_ms=prepared.decode_ms,
-                    preprocess_ms=prepared.preprocess_ms,
-                    bind_ms=ready.bind_ms + run.bind_ms,
-                    network_ms=run.network_ms,
-                ),
-                engine=name,
-                resolution=prepared.rung.resolution,
-                batch=len(batch),
-                image_size=prepared.image_size,
-            )
-            self._channel.send(result)
+            said = ready.answered(logits, name, len(batch), run.bind_ms, run.network_ms)
+            stage = ready.next_stage
+            if stage is not None and ready.goes_on(said):
+                self._going_on += 1
+                self._further.submit(self._made_further, ready, said, stage)
+            else:
+                self._channel.send(ready.result(said))
+                self._audits.add(ready, said)
 
     def _tell(self) -> None:
         """Say once what the fast engine would not run, and why."""
@@ -247,18 +254,28 @@ def _costs(engine: Engine, image: Image.Image, resolutions: Sequence[int], repea
     turn is not counted: it finds the caches full of another resolution's filters.
     """
     times: dict[int, list[float]] = {resolution: [] for resolution in resolutions}
+    preparing: dict[int, list[float]] = {resolution: [] for resolution in resolutions}
     for resolution in times:  # what a batch needs is compiled now, and not while requests wait
         engine.predict(to_input(image, resolution, Preprocessing()).expand(2, -1, -1, -1))
     for turn in range(PROFILE_WARM_UPS + repeats):
         for resolution, taken in times.items():
             for counted in (False, True):
                 start = time.perf_counter()
-                engine.predict(to_input(image, resolution, Preprocessing()).unsqueeze(0))
+                inputs = to_input(image, resolution, Preprocessing()).unsqueeze(0)
+                prepared = time.perf_counter()
+                engine.predict(inputs)
                 if counted and turn >= PROFILE_WARM_UPS:
                     taken.append((time.perf_counter() - start) * 1e3)
+                    preparing[resolution].append((prepared - start) * 1e3)
     ninetieth = math.ceil(0.9 * repeats) - 1
     return tuple(
-        RungCost(resolution=resolution, median_ms=median(taken), p90_ms=sorted(taken)[ninetieth], repeats=repeats)
+        RungCost(
+            resolution=resolution,
+            prepare_ms=median(preparing[resolution]),
+            median_ms=median(taken),
+            p90_ms=sorted(taken)[ninetieth],
+            repeats=repeats,
+        )
         for resolution, taken in times.items()
     )
 

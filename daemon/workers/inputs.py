@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,13 +20,19 @@ from .protocol import InferRequest, RungRef
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A network input [3, R, R] for `rung`, the image's (width, height) as sent, and milliseconds."""
+    """A network input [3, R, R] for `rung`, the image's (width, height) as sent, and milliseconds.
+
+    `image` is the decoded image where other rungs may need it: further stages of a cascade, or an audit.
+    """
 
     rung: RungRef
     inputs: Tensor
     image_size: tuple[int, int] | None
     decode_ms: float
     preprocess_ms: float
+    image: Image.Image | None = None
+    in_cascade: bool = False
+    made: Mapping[int, Tensor] = field(default_factory=dict)  # the inputs by resolution, for the stages that share one
 
 
 def prepare(request: InferRequest, payload: bytes) -> Prepared:
@@ -37,21 +44,52 @@ def prepare(request: InferRequest, payload: bytes) -> Prepared:
     if request.form == "pixels":
         image: Image.Image = _pixels(request.shape, payload, request.max_pixels)
         size = image.size
-        rung = _by_domain(request, size)
+        rungs = _by_domain(request, size)
     else:
         opened = open_image(payload, request.max_pixels)
         size = opened.size
-        rung = _by_domain(request, size)
-        image = decode_opened(opened, needed_side=needed_side(rung.resolution, rung.preprocessing))
+        rungs = _by_domain(request, size)
+        needed = max(needed_side(rung.resolution, rung.preprocessing) for rung in (*rungs, *request.audit))
+        image = decode_opened(opened, needed_side=needed)
     decoded = time.perf_counter()
-    tensor = to_input(image, rung.resolution, rung.preprocessing)
-    return Prepared(rung, tensor, size, (decoded - start) * 1e3, (time.perf_counter() - decoded) * 1e3)
+    tensor = to_input(image, rungs[0].resolution, rungs[0].preprocessing)
+    in_cascade = bool(request.stages) and rungs[0] is request.stages[0].rung
+    return Prepared(
+        rung=rungs[0],
+        inputs=tensor,
+        image_size=size,
+        decode_ms=(decoded - start) * 1e3,
+        preprocess_ms=(time.perf_counter() - decoded) * 1e3,
+        image=image if in_cascade or request.audit else None,
+        in_cascade=in_cascade,
+        made={rungs[0].resolution: tensor},
+    )
 
 
-def _by_domain(request: InferRequest, size: tuple[int, int]) -> RungRef:
-    """The rung for an image of this size, before a pixel of it is decoded."""
+def prepare_further(before: Prepared, rung: RungRef) -> Prepared:
+    """The same image for another rung of its task; the bases share what was resized for them."""
+    assert before.image is not None
+    start = time.perf_counter()
+    tensor = before.made.get(rung.resolution)
+    if tensor is None:
+        tensor = to_input(before.image, rung.resolution, rung.preprocessing)
+    return replace(
+        before,
+        rung=rung,
+        inputs=tensor,
+        decode_ms=0.0,
+        preprocess_ms=(time.perf_counter() - start) * 1e3,
+        made={**before.made, rung.resolution: tensor},
+    )
+
+
+def _by_domain(request: InferRequest, size: tuple[int, int]) -> tuple[RungRef, ...]:
+    """The rung for an image of this size, before a pixel of it is decoded; with a cascade, those of all its stages."""
     rungs = {rung.resolution: rung for rung in (*request.smaller, request.rung)}
-    return rungs[nearest_rung(*size, tuple(rungs), request.rung.resolution)]
+    chosen = rungs[nearest_rung(*size, tuple(rungs), request.rung.resolution)]
+    if chosen is request.rung and request.stages:
+        return tuple(stage.rung for stage in request.stages)
+    return (chosen,)
 
 
 def _tensor(shape: tuple[int, ...], payload: bytes, resolution: int) -> Tensor:

@@ -43,6 +43,10 @@ class Intake(Generic[Work]):
         """Whether the other end is gone, so that nobody waits for answers."""
         return self._cut
 
+    def put(self, work: Work) -> None:
+        """Add work that came about otherwise than by a message; safe in any thread."""
+        self._queue.put(work)
+
     def check(self) -> None:
         """Raise what a thread died of, if one did."""
         if self._failure is not None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from ...policies.cascade import AcceptRule, CalibrationImage, Cascade, CascadePoint, Price, Row, RungId
 from ...policies.decision import TrainingPlan
 from ...policies.snapshot import Frozen
 from ...policies.task import ExportFormat, ExportReport, JobProgress, Preprocessing, RungResult, TaskSpec, TrainSpec
@@ -31,6 +32,14 @@ class RungRef(Frozen):
     preprocessing: Preprocessing
 
 
+class StageRef(Frozen):
+    """A stage of a cascade: its rung, when its answer is taken, and what it costs an input that comes to it."""
+
+    rung: RungRef
+    rule: AcceptRule
+    cost_ms: float = 0.0
+
+
 class InferRequest(Frozen):
     """Run one image. The payload is an encoded image, or a tensor of `shape` and `datatype`, row-major."""
 
@@ -39,6 +48,12 @@ class InferRequest(Frozen):
     rung: RungRef
     smaller: tuple[RungRef, ...] = Field(
         (), description="rungs that an image which has their form already goes to, in place of `rung`"
+    )
+    stages: tuple[StageRef, ...] = Field(
+        (), description="a cascade that an image which goes to none of `smaller` passes in place of `rung`"
+    )
+    audit: tuple[RungRef, ...] = Field(
+        (), description="rungs to run on it as well when there is nothing else to do; `Audited` tells what they said"
     )
     form: Literal["image", "pixels", "input"] = Field(
         description="image: JPEG/PNG bytes; pixels: UINT8 [H,W,3] RGB; input: FP32 [3,R,R] already preprocessed"
@@ -62,6 +77,14 @@ class Timing(Frozen):
     network_ms: float
 
 
+class Passage(Frozen):
+    """How far an image went through a cascade."""
+
+    stage: int = Field(ge=0, description="index of the stage that answered")
+    confidence: float = Field(description="the score of its rule; of the last stage's answer its probability")
+    late: bool = Field(False, description="a further stage was due, and had no time before the deadline")
+
+
 class InferResult(Frozen):
     """The answer to one `InferRequest`."""
 
@@ -74,6 +97,17 @@ class InferResult(Frozen):
     resolution: int = Field(description="the rung's that ran it")
     batch: int = Field(1, ge=1, description="images that ran together")
     image_size: tuple[int, int] | None = Field(None, description="width, height as sent")
+    passage: Passage | None = Field(None, description="through the cascade, where there was one")
+
+
+class Audited(Frozen):
+    """What the rungs of a request's `audit` said, in their order, beside the answer that was given."""
+
+    type: Literal["audited"] = "audited"
+    id: int
+    given: int = Field(description="class index of the answer")
+    answers: tuple[int, ...]
+    features: tuple[tuple[float, ...], ...]
 
 
 class ProfileRequest(Frozen):
@@ -91,6 +125,7 @@ class RungCost(Frozen):
     """Median and 90th percentile of one image's cost, milliseconds: resize, normalise, network."""
 
     resolution: int
+    prepare_ms: float = Field(description="median of resize and normalise")
     median_ms: float
     p90_ms: float
     repeats: int
@@ -150,6 +185,48 @@ class Exported(Frozen):
     report: ExportReport
 
 
+class Calibrate(Frozen):
+    """The request of a calibrating worker: measure what is to be measured, then plan a cascade.
+
+    The inputs are those of the table where nothing else is named: then only the prices or the promise are new.
+    """
+
+    type: Literal["calibrate"] = "calibrate"
+    task: TaskSpec
+    rungs: tuple[RungRef, ...]
+    reference: RungId
+    epsilon: float
+    delta: float
+    table_file: str = Field(description="written when something was measured, else read")
+    own_data: bool = Field(False, description="measure on the test part of the task's data set")
+    images: tuple[CalibrationImage, ...] = Field((), description="measure on these, all of them labelled or none")
+    rows: tuple[Row, ...] = Field((), description="these were measured already, by audits, on `rungs` in their order")
+    prices: tuple[Price, ...]
+    decode_ms: float | None = Field(None, description="absent: as measured on the images")
+    engine: str = "torch"
+    threads: int = Field(1, ge=1)
+    graphs: str | None = None
+
+
+class Calibrating(Frozen):
+    """Sent now and then while images are run."""
+
+    type: Literal["calibrating"] = "calibrating"
+    done: int
+    images: int
+
+
+class Calibrated(Frozen):
+    """The last message of a calibrating worker."""
+
+    type: Literal["calibrated"] = "calibrated"
+    cascade: Cascade
+    points: tuple[CascadePoint, ...]
+    decode_ms: float
+    dispatch_ms: float
+    samples: int
+
+
 class Ready(Frozen):
     """The worker's first message."""
 
@@ -197,9 +274,10 @@ class Progress(Frozen):
 
 
 class Note(Frozen):
-    """Something the operator should know that does not end the job."""
+    """Something the operator should know that ends neither a job nor a request; `kind` is the event's."""
 
     type: Literal["note"] = "note"
+    kind: str = "engine.refused"
     message: str
 
 
@@ -246,6 +324,7 @@ class JobFailed(Frozen):
 Message = Annotated[
     InferRequest
     | InferResult
+    | Audited
     | ProfileRequest
     | ProfileResult
     | CheckPatch
@@ -253,6 +332,9 @@ Message = Annotated[
     | WorkerError
     | Export
     | Exported
+    | Calibrate
+    | Calibrating
+    | Calibrated
     | Ready
     | Stop
     | StartJob

@@ -112,9 +112,10 @@ class ScoreTable:
         """
         wanted = self.answers[:, self.index(reference)]
         if self.labels is None:
-            return (answers != wanted).astype(np.int8)
-        right: NDArray[np.int8] = (answers == self.labels).astype(np.int8)
-        lost: NDArray[np.int8] = (wanted == self.labels).astype(np.int8) - right
+            differs: NDArray[np.int8] = np.not_equal(answers, wanted).astype(np.int8)
+            return differs
+        lost: NDArray[np.int8] = np.equal(wanted, self.labels).astype(np.int8)
+        lost -= np.equal(answers, self.labels).astype(np.int8)
         return lost
 
     def disagreements(self, reference: RungId) -> NDArray[np.bool_]:

@@ -71,7 +71,14 @@ READING = [
         s.Profile(
             costs=(
                 s.CostView(
-                    base="lite0", resolution=96, median_ms=2.5, p90_ms=2.75, samples=7, engine="torch", measured_s=1.0
+                    base="lite0",
+                    resolution=96,
+                    prepare_ms=0.5,
+                    median_ms=2.5,
+                    p90_ms=2.75,
+                    samples=7,
+                    engine="torch",
+                    measured_s=1.0,
                 ),
             ),
             requests=(

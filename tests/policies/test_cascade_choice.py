@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from patchd.policies.cascade import AcceptRule, Basis, Cascade, Promise, RuleKind, RungId, Stage
-from patchd.policies.cascade_choice import AffordedCascade, afforded, in_time, out_of_time
+from patchd.policies.cascade_choice import AffordedCascade, afforded, in_time
 
 ALLOCATIONS = st.floats(0, 1)
 ALWAYS = AcceptRule(kind=RuleKind.ALWAYS)
@@ -107,10 +107,8 @@ def test_a_stage_is_in_time_exactly_where_it_ends_by_the_deadline(cost_ms: float
     assert in_time(cost_ms, now_s, now_s + left_s) == (now_s + cost_ms / 1e3 <= now_s + left_s)
 
 
-def test_an_answer_for_want_of_time_says_how_much_was_left_and_how_much_was_needed() -> None:
-    run = afforded(cascade_of([2.0, 5.0, 10.0]), 1.0, shorten=True)
-    assert not in_time(5.0, 10.0, 10.003)
-    assert out_of_time(run, 0, 5.0, 10.0, 10.003) == (
-        "lite0 at 96 px was not sure, but the deadline left 3.0 ms and lite0 at 128 px takes 5.0 ms: "
-        "this answer carries no promise"
-    )
+def test_stages_beyond_the_policy_s_resolution_are_cut_at_any_allocation() -> None:
+    run = afforded(cascade_of([2.0, 5.0, 10.0]), 1.0, shorten=False, max_resolution=128)
+    assert run.places == (0, 1)
+    assert not run.promised
+    assert "the policy's resolution caps leave out lite0 at 160 px" in run.text

@@ -1,0 +1,290 @@
+"""Making cascades: calibration on labelled or unlabelled inputs, and planning again when costs or inputs have changed.
+
+A calibrating worker of low priority does the work, one calibration at a time, while predictions go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..policies.cascade import Basis, Cascade, Price, RungId
+from ..policies.drift import DriftState
+from ..policies.errors import BadInputError, ConflictError, NotFoundError, PatchdError
+from .api.schemas import CalibrateCreate, CalibrationView, CascadePoints, CascadeState
+from .cascade_service import CascadeService
+from .error_codes import error_from_code
+from .events import EventLog
+from .inference_service import InferenceService
+from .one_shot import OneShot
+from .policy_service import PolicyService
+from .store import Store
+from .task_service import TaskService
+from .workers.protocol import Calibrate, Calibrated, Calibrating, Message, WorkerError
+
+TIMEOUT_S = 6 * 3600.0  # a hundred thousand images on a small board
+LEAST_ROWS = 450  # audited inputs that a search and a promise of 1 % need together
+COST_CHANGE = 0.2  # of a stage's share of the reference's cost, before the cascade is planned again
+RETRY_S = 600.0  # after a calibration by itself that failed
+
+
+@dataclass
+class _Run:
+    """The calibration that runs, or the last one that ended."""
+
+    task: str
+    what: str
+    done: int = 0
+    images: int = 0
+    error: str | None = None
+    ended: bool = False
+    cancelled: bool = False
+
+
+class CalibrationService:
+    """One calibration at a time. The tables of what rungs said lie in `folder`, one a task, without any input."""
+
+    def __init__(
+        self,
+        store: Store,
+        events: EventLog,
+        tasks: TaskService,
+        policies: PolicyService,
+        inference: InferenceService,
+        cascades: CascadeService,
+        folder: Path,
+        graphs_dir: Path,
+        threads: int,
+    ) -> None:
+        self._store, self._events, self._tasks, self._policies = store, events, tasks, policies
+        self._inference, self._cascades = inference, cascades
+        self._folder, self._graphs_dir, self._threads = folder, graphs_dir, threads
+        self._worker = OneShot("calibrating", TIMEOUT_S)
+        self._run: _Run | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._not_before_s = 0.0
+
+    def view(self, task: str) -> CalibrationView | None:
+        """Where the calibration of a task stands, or how its last one ended; None when there was none."""
+        run = self._run
+        if run is None or run.task != task:
+            return None
+        state = "running" if not run.ended else "cancelled" if run.cancelled else "failed" if run.error else "done"
+        return CalibrationView(state=state, what=run.what, done=run.done, images=run.images, error=run.error)
+
+    def start(self, task: str, create: CalibrateCreate) -> None:
+        """Begin to calibrate. Raises NotFoundError, BadInputError, or ConflictError while another one runs."""
+        spec = self._tasks.task(task)
+        self._tasks.ladder(task)
+        state = self._cascades.state(task)
+        if create.again:
+            if state is None:
+                raise ConflictError(
+                    f"Task '{task}' has not been calibrated yet.", hint="Calibrate it on images or on requests first."
+                )
+            self._begin(task, create, state.calibrated_on)
+            return
+        if not create.images and not create.from_requests and spec.data is None:
+            raise BadInputError(
+                f"Task '{task}' has no data set to calibrate on.",
+                hint="Give images, or calibrate from its requests: patchctl cascade calibrate --help.",
+            )
+        if create.from_requests:
+            have = self._cascades.count_rows(task)
+            if have < LEAST_ROWS:
+                raise ConflictError(
+                    f"Task '{task}' has {have} audited requests; {LEAST_ROWS} are needed.",
+                    hint="They are gathered while predictions are served: see audit_share in docs/policy.md.",
+                )
+        what = "audited requests" if create.from_requests else f"the test part of {spec.data}"
+        self._begin(task, create, f"{len(create.images)} images" if create.images else what)
+
+    def _begin(self, task: str, create: CalibrateCreate, what: str) -> None:
+        if self._task is not None and not self._task.done():
+            assert self._run is not None
+            raise ConflictError(
+                f"The cascade of task '{self._run.task}' is being calibrated.",
+                hint="Wait for it, or end it: patchctl cascade cancel TASK.",
+                retry_after_s=10.0,
+            )
+        self._run = _Run(task, what)
+        self._task = asyncio.create_task(self._calibrate(self._run, create))
+
+    async def cancel(self, task: str) -> None:
+        """End the calibration of a task; its old cascade stays. Raises NotFoundError when none runs."""
+        run = self._run
+        if run is None or run.task != task or run.ended or self._task is None:
+            raise NotFoundError(f"The cascade of task '{task}' is not being calibrated.")
+        run.cancelled = True
+        self._worker.stop()
+        await asyncio.wait({self._task})
+
+    async def forget(self, task: str) -> None:
+        """A task is removed: end its calibration, and drop its cascade and the table of what its rungs said."""
+        if self._run is not None and self._run.task == task and not self._run.ended:
+            await self.cancel(task)
+        self._cascades.forget(task)
+        self._table(task).unlink(missing_ok=True)
+
+    def _table(self, task: str) -> Path:
+        return self._folder / f"{task}.safetensors"
+
+    def stop(self) -> None:
+        """End whatever runs: the daemon stops."""
+        if self._run is not None:
+            self._run.cancelled = True
+        self._worker.stop()
+
+    async def tick(self) -> None:
+        """Plan anew, without new labels, what costs that changed or a drift have made wrong."""
+        if (self._task is not None and not self._task.done()) or time.monotonic() < self._not_before_s:
+            return
+        for task in self._tasks.ladders:
+            state = self._cascades.state(task)
+            if state is None or not self._policies.policy.cascade.enabled:
+                continue
+            if state.drifted_since_s is not None and self._cascades.count_rows(task) >= LEAST_ROWS:
+                self._begin(task, CalibrateCreate(from_requests=True), "audited requests since the drift")
+                return
+            if state.in_force and self._costs_changed(task, state):
+                self._begin(task, CalibrateCreate(again=True), state.calibrated_on)
+                return
+
+    def _costs_changed(self, task: str, state: CascadeState) -> bool:
+        old, new = ({(p.base, p.resolution): p for p in prices} for prices in (state.prices, self._tasks.prices(task)))
+        reference = state.cascade.reference.base, state.cascade.reference.resolution
+        if not {*old} <= {*new} or reference not in old:
+            return False
+        return any(
+            abs(_share(new[rung], new[reference]) / _share(old[rung], old[reference]) - 1.0) > COST_CHANGE
+            for rung in ((each.base, each.resolution) for each in state.cascade.rungs)
+        )
+
+    async def _calibrate(self, run: _Run, create: CalibrateCreate) -> None:
+        began = time.monotonic()
+        try:
+            said = await self._ask(run, create)
+        except PatchdError as error:
+            self._not_before_s = time.monotonic() + RETRY_S
+            run.error = None if run.cancelled else str(error)
+            if run.cancelled:
+                self._events.emit("cascade.cancelled", f"Calibrating task {run.task} was cancelled.", task=run.task)
+            else:
+                self._events.emit(
+                    "cascade.failed", f"Calibrating task {run.task} failed: {error}", level="warning", task=run.task
+                )
+        else:
+            self._accept(run, said, time.monotonic() - began)
+        finally:
+            run.ended = True
+
+    async def _ask(self, run: _Run, create: CalibrateCreate) -> tuple[Calibrate, Calibrated]:
+        await self._inference.measure_pool(run.task)
+        old = self._cascades.state(run.task)
+        policy = self._policies.policy.cascade
+        rungs, rows = self._cascades.rows(run.task)
+        decode_ms = None  # measured on the images
+        if create.again or create.from_requests:
+            decode_ms = self._inference.decode_ms or (None if old is None else old.decode_ms)
+            if decode_ms is None:
+                raise ConflictError(
+                    "What decoding an image costs is not known yet.", hint="Predict an image, then calibrate again."
+                )
+        request = Calibrate(
+            task=self._tasks.task(run.task),
+            rungs=tuple(self._tasks.rung_ref(run.task, rung.resolution, rung.base) for rung in rungs),
+            reference=self._reference(run.task, rungs, create, old),
+            epsilon=create.epsilon or policy.epsilon,
+            delta=create.delta or policy.delta,
+            table_file=str(self._table(run.task)),
+            own_data=not (create.images or create.from_requests or create.again),
+            images=create.images,
+            rows=rows if create.from_requests else (),
+            prices=self._tasks.prices(run.task),
+            decode_ms=decode_ms,
+            engine=self._inference.engine or "torch",
+            threads=self._threads,
+            graphs=str(self._graphs_dir),
+        )
+        self._folder.mkdir(exist_ok=True, mode=0o700)
+
+        def heard(message: Message) -> None:
+            if isinstance(message, Calibrating):
+                run.done, run.images = message.done, message.images
+
+        said = await self._worker.run(request, heard)
+        if isinstance(said, WorkerError):
+            raise error_from_code(said.code, said.message, said.hint)
+        assert isinstance(said, Calibrated)
+        return request, said
+
+    def _reference(
+        self, task: str, rungs: tuple[RungId, ...], create: CalibrateCreate, old: CascadeState | None
+    ) -> RungId:
+        """The rung asked for, else that of the cascade so far, else the finest of the task's own base."""
+        wanted = create.reference
+        if wanted is None and old is not None:
+            wanted = (old.cascade.reference.base, old.cascade.reference.resolution)
+        if wanted is None:
+            spec = self._tasks.task(task)
+            wanted = (spec.base, max(rung.resolution for rung in rungs if rung.base == spec.base))
+        found = next((rung for rung in rungs if (rung.base, rung.resolution) == tuple(wanted)), None)
+        if found is None:
+            raise NotFoundError(
+                f"Task '{task}' has no rung of {wanted[0]} at {wanted[1]} px.",
+                hint=f"Its rungs: {', '.join(map(str, rungs))}.",
+            )
+        return found
+
+    def _accept(self, run: _Run, result: tuple[Calibrate, Calibrated], seconds: float) -> None:
+        request, said = result
+        cascade = said.cascade
+        in_force = cascade.promise.holds and len(cascade.stages) > 1
+        state = CascadeState(
+            task=run.task,
+            cascade=cascade,
+            in_force=in_force,
+            reason=why(cascade),
+            calibrated_on=run.what,
+            samples=said.samples,
+            prices=request.prices,
+            decode_ms=said.decode_ms,
+            dispatch_ms=said.dispatch_ms,
+            drift=DriftState(),
+        )
+        self._cascades.put(state)
+        points = CascadePoints(task=run.task, basis=cascade.promise.basis, points=said.points)
+        self._store.put_cascade_points(points)
+        self._events.emit(
+            "cascade.calibrated",
+            f"The cascade of task {run.task} was planned on {run.what} in {seconds:.1f} s; "
+            f"{'in force' if in_force else 'not in force'}: {state.reason}.",
+            task=run.task,
+        )
+
+
+def why(cascade: Cascade) -> str:
+    """Why a cascade that was just planned is or is not in force, in words."""
+    promise, stages = cascade.promise, len(cascade.stages)
+    if promise.missing:
+        return (
+            f"{promise.missing} more inputs are needed before a loss of at most {promise.epsilon:.1%} can be promised; "
+            f"{cascade.reference} answers alone"
+        )
+    if stages == 1:
+        return (
+            f"no cheaper cascade can be promised to lose at most {promise.epsilon:.1%}; "
+            f"{cascade.reference} answers alone"
+        )
+    loses = "of right answers" if promise.basis is Basis.LABELS else "of the reference's answers"
+    share = cascade.cost_ms / cascade.reference_cost_ms
+    return (
+        f"{stages} stages at {share:.0%} of the cost of {cascade.reference}, which lose at most {promise.epsilon:.1%} "
+        f"{loses}"
+    )
+
+
+def _share(price: Price, reference: Price) -> float:
+    return (price.prepare_ms + price.network_ms) / (reference.prepare_ms + reference.network_ms)

@@ -1,0 +1,233 @@
+"""The cascade of each task: whether it is in force, which stages a prediction passes, and what its answers show.
+
+A cascade is made by `calibration_service`. Here it is followed: who answered, at what cost, and whether audits, in
+which the reference answers again, still find what calibrating found. One that has drifted is put out of force at once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ..policies.cascade import Row, RungId
+from ..policies.cascade_choice import AffordedCascade, afforded
+from ..policies.drift import calibrated_bound, describe, drifted, onset, update
+from ..policies.policy import Cascades
+from .api.schemas import CascadeAnswer, CascadeState, StageCount
+from .events import EventLog
+from .policy_service import PolicyService
+from .store import Store
+from .task_service import TaskService
+from .workers.protocol import Audited, Passage, RungRef, StageRef, Timing
+
+MOST_ROWS = 20_000  # audited inputs kept for a task; the oldest go first
+MOST_ASKED = 1000  # audits that may be under way
+AFTER_DRIFT_SHARE = 0.2  # of the answers are audited while a cascade that drifted waits for a new one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages that a prediction passes now (none: its rung alone), and the rungs to run on it in idle time."""
+
+    afforded: AffordedCascade | None
+    stages: tuple[StageRef, ...]
+    audit: tuple[RungRef, ...]
+
+
+NOTHING = Plan(None, (), ())
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An audit that was asked for: what its numbers are of, and whether the answer carries the cascade's promise."""
+
+    task: str
+    rungs: tuple[RungId, ...]
+    promised: bool
+
+
+class CascadeService:
+    """Owns the tables of cascades and audits, and keeps in memory what every prediction needs."""
+
+    def __init__(self, store: Store, events: EventLog, tasks: TaskService, policies: PolicyService) -> None:
+        self._store, self._events, self._tasks, self._policies = store, events, tasks, policies
+        self._states = {state.task: state for state in store.cascades()}
+        self._counts: dict[str, list[StageCount]] = {}
+        self._asked: dict[int, _Asked] = {}  # audits by request
+        self._random = random.Random()
+
+    # what is known
+
+    def state(self, task: str) -> CascadeState | None:
+        """A task's cascade with its standing; None before the first calibration."""
+        return self._states.get(task)
+
+    def counts(self, task: str) -> tuple[StageCount, ...]:
+        """What each stage has answered since the cascade was made or the daemon started."""
+        return tuple(self._counts.get(task, ()))
+
+    def rows(self, task: str) -> tuple[tuple[RungId, ...], tuple[Row, ...]]:
+        """The audited inputs of a task's present pool since its cascade last drifted: the rungs, and what they said."""
+        rungs, since_s = self.pool(task), self._since_s(task)
+        return rungs, tuple(self._store.audits(task, _key(rungs), since_s))
+
+    def count_rows(self, task: str) -> int:
+        """How many such inputs there are."""
+        return self._store.count_audits(task, _key(self.pool(task)), self._since_s(task))
+
+    def _since_s(self, task: str) -> float:
+        state = self._states.get(task)
+        return 0.0 if state is None or state.drifted_since_s is None else state.drifted_since_s
+
+    def pool(self, task: str) -> tuple[RungId, ...]:
+        """Every rung of a task that can answer and whose cost is known."""
+        return tuple(
+            RungId(base=rung.base, resolution=rung.resolution, patch_id=rung.patch_id)
+            for rung in self._tasks.pool(task)
+            if rung.cost_ms is not None
+        )
+
+    # predictions
+
+    def plan(self, task: str, allocation: float) -> Plan:
+        """What a prediction passes at this inference allocation; nothing where the policy wants no cascades."""
+        policy = self._policies.policy.cascade
+        if not policy.enabled:
+            return NOTHING
+        state = self._current(task)
+        audit = self._audit(task, state, policy)
+        if state is None or not state.in_force:
+            return Plan(None, (), audit)
+        run = afforded(
+            state.cascade,
+            allocation,
+            shorten=policy.shorten,
+            costs_ms=self._costs(task),
+            max_resolution=self._policies.policy.inference.max_resolution,
+        )
+        stages = tuple(
+            StageRef(rung=self._ref(task, stage.rung), rule=stage.rule, cost_ms=stage.cost_ms) for stage in run.stages
+        )
+        return Plan(run, stages, audit)
+
+    def sent(self, request: int, task: str, plan: Plan) -> None:
+        """Remember what the audit of a request is of: what comes back names the request only."""
+        if not plan.audit:
+            return
+        promised = plan.afforded is not None and plan.afforded.promised
+        self._asked[request] = _Asked(task, tuple(map(_id, plan.audit)), promised)
+        while len(self._asked) > MOST_ASKED:
+            self._asked.pop(next(iter(self._asked)))
+
+    def answered(
+        self, request: int, task: str, run: AffordedCascade, passage: Passage, timing: Timing
+    ) -> CascadeAnswer | None:
+        """Count an answer; what the caller is told of its way through the cascade, if that is still the task's."""
+        state = self._states.get(task)
+        if state is None:
+            return None
+        place = run.places[passage.stage]
+        counts = self._counts.setdefault(task, [StageCount() for _ in state.cascade.stages])
+        if place < len(counts):
+            spent_ms = timing.decode_ms + timing.preprocess_ms + timing.bind_ms + timing.network_ms
+            before = counts[place]
+            counts[place] = StageCount(answers=before.answers + 1, spent_ms=before.spent_ms + spent_ms)
+        if passage.late and request in self._asked:
+            self._asked[request] = replace(self._asked[request], promised=False)
+        late = "; the deadline left no time for a further stage, so this answer carries no promise"
+        return CascadeAnswer(
+            stage=place,
+            stages=len(state.cascade.stages),
+            confidence=passage.confidence,
+            cost_ms=sum(stage.cost_ms for stage in run.stages[: passage.stage + 1]),
+            late=passage.late,
+            shortened=not run.whole,
+            promise=state.cascade.promise if run.promised and not passage.late else None,
+            text=f"{run.text}{late if passage.late else ''}",
+        )
+
+    def heard(self, audited: Audited, now_s: float) -> None:
+        """Keep what an audit found, and see whether the answers have drifted from the reference's."""
+        asked = self._asked.pop(audited.id, None)
+        if asked is None or asked.task not in self._tasks.tasks or asked.rungs != self.pool(asked.task):
+            return  # the task's rungs are others by now
+        row = Row(answers=audited.answers, features=audited.features)
+        self._store.put_audit(asked.task, _key(asked.rungs), row, now_s, MOST_ROWS)
+        state = self._states.get(asked.task)
+        if state is None or not state.in_force or not asked.promised or state.cascade.reference not in asked.rungs:
+            return
+        differs = audited.given != audited.answers[asked.rungs.index(state.cascade.reference)]
+        bound = calibrated_bound(state.cascade.promise)
+        drift = update(state.drift, differs, bound, now_s)
+        state = state.model_copy(update={"drift": drift})
+        if drifted(drift, self._policies.policy.cascade.false_alarm_every):
+            found = onset(drift)
+            since_s = now_s if found is None else found.at_s
+            self._put(state.model_copy(update={"drifted_since_s": since_s}))
+            self._disable(asked.task, "cascade.drifted", f"it has drifted: {describe(drift, bound)}")
+        else:
+            self._put(state)
+
+    def _audit(self, task: str, state: CascadeState | None, policy: Cascades) -> tuple[RungRef, ...]:
+        """The rungs to run on this input as well, for a share of all."""
+        share = policy.audit_share
+        if share and state is not None and state.drifted_since_s is not None:
+            share = max(share, AFTER_DRIFT_SHARE)
+        if self._random.random() >= share:
+            return ()
+        pool = self.pool(task)
+        return tuple(self._ref(task, rung) for rung in pool) if len(pool) > 1 else ()
+
+    def _ref(self, task: str, rung: RungId) -> RungRef:
+        return self._tasks.rung_ref(task, rung.resolution, rung.base)
+
+    def _costs(self, task: str) -> Mapping[RungId, float]:
+        """The present cost of each rung on its own."""
+        return {
+            RungId(base=rung.base, resolution=rung.resolution, patch_id=rung.patch_id): rung.cost_ms
+            for rung in self._tasks.pool(task)
+            if rung.cost_ms is not None
+        }
+
+    # standing
+
+    def put(self, state: CascadeState) -> None:
+        """A new cascade takes the place of the task's old one."""
+        self._counts.pop(state.task, None)
+        self._put(state)
+
+    def forget(self, task: str) -> None:
+        """Drop everything of a task that is removed, the table of what its rungs said included."""
+        self._states.pop(task, None)
+        self._counts.pop(task, None)
+        self._store.delete_cascade(task)
+
+    def _current(self, task: str) -> CascadeState | None:
+        """The cascade, put out of force if one of its rungs has another patch than it was calibrated with."""
+        state = self._states.get(task)
+        if state is None or not state.in_force:
+            return state
+        pool = set(self.pool(task))
+        for rung in (*state.cascade.rungs, state.cascade.reference):
+            if rung not in pool:
+                self._disable(task, "cascade.outdated", f"the rung {rung} is no longer the one it was calibrated with")
+                return self._states[task]
+        return state
+
+    def _disable(self, task: str, kind: str, why: str) -> None:
+        self._put(self._states[task].model_copy(update={"in_force": False, "reason": why}))
+        self._events.emit(kind, f"The cascade of task {task} is out of force: {why}.", level="warning", task=task)
+
+    def _put(self, state: CascadeState) -> None:
+        self._states[state.task] = state
+        self._store.put_cascade(state)
+
+
+def _id(ref: RungRef) -> RungId:
+    return RungId(base=ref.base, resolution=ref.resolution, patch_id=ref.patch_id)
+
+
+def _key(rungs: tuple[RungId, ...]) -> str:
+    """A name for the rungs that an audit's numbers are of: other patches, other name."""
+    return " ".join(f"{rung.base}:{rung.resolution}:{(rung.patch_id or '')[:16]}" for rung in rungs)
