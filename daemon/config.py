@@ -42,7 +42,7 @@ class DaemonConfig(Frozen):
     queue_limit: int = Field(64, ge=1, description="predictions in flight before 'busy, retry after' is answered")
     profile_every_s: float = Field(1800.0, ge=10, description="seconds between two calibrations of a loaded base")
     keep_events: int = Field(20_000, ge=100, description="events kept in the state")
-    keep_decisions: int = Field(20_000, ge=100, description="decisions kept in the state")
+    keep_decisions: int = Field(20_000, ge=100, description="decisions kept in the state, 64 MiB of them at most")
 
     @field_validator("listen")
     @classmethod

@@ -9,7 +9,7 @@ from ..policies.decide import decide
 from ..policies.decision import Decision, RungDecision
 from ..policies.errors import NotFoundError, UnavailableError
 from ..policies.explain import sentences
-from ..policies.ladder import choose_rung
+from ..policies.ladder import Choices, choose_rung
 from ..policies.rules import PolicyState as RuleMemory
 from ..policies.rules import initial_state
 from ..policies.snapshot import Snapshot
@@ -45,6 +45,7 @@ class DecisionService:
         self._memory: RuleMemory = initial_state()
         self._policy_hash = policies.state.sha256
         self._costs = TrainingCosts()
+        self._choices = Choices()
         self._count = 0
         self._prefix = f"{int(time.time()):x}"
         self._unsaved: Backlog[Stored] = Backlog(lambda stored: store.put_decision(*stored))
@@ -90,6 +91,7 @@ class DecisionService:
             self._costs,
             self.current,
             f"{self._prefix}-{self._count}",
+            self._choices,
         )
         before, self.current = self.current, decision
         if before is not None and not decision.changed:

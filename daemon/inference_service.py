@@ -146,7 +146,7 @@ class InferenceService:
         self._pending: dict[int, asyncio.Future[Answer]] = {}
         self._held: Counter[str] = Counter()  # requests in flight of each client
         self.unloaded: str | None = None  # why the worker is not loaded, in words
-        self._worker_lock = asyncio.Lock()
+        self._worker_lock, self._measure_lock = asyncio.Lock(), asyncio.Lock()
         self._windows: dict[tuple[str, str, int], _Window] = {}
         self._bases_used: set[str] = set()  # by the worker that runs: what it has loaded
         self._requests: OrderedDict[str, _Answered] = OrderedDict()
@@ -204,7 +204,8 @@ class InferenceService:
         """Have the worker answer and put the answer together; `began` is when the request came."""
         task = spec.name
         # A worker that this request has no time to wait for goes on starting: the next one will need it.
-        start_ms = await asyncio.shield(self._ensure_worker(wish.base or spec.base))
+        base = wish.base or spec.base
+        start_ms = await asyncio.shield(self._ensure_worker(base, spec.bases[base]))
         route = self._route(task, given, wish)
         decision = self._deciding.current
         allocation = 1.0 if decision is None else decision.inference.value
@@ -320,12 +321,13 @@ class InferenceService:
 
     async def load(self, task: str) -> None:
         """Start the worker and measure what is unmeasured, before the first request needs it. Raises NotFoundError."""
-        await asyncio.shield(self._ensure_worker(self._tasks.task(task).base))
+        spec = self._tasks.task(task)
+        await asyncio.shield(self._ensure_worker(spec.base, spec.resolutions))
         self._last_used_s = time.monotonic()
 
     async def check_patch(self, base: str, file: Path) -> None:
         """Have the worker check a patch file against its base. Raises PatchMismatchError where it does not fit."""
-        await self._ensure_worker(base)
+        await self._ensure_worker(base, ())
         await self._call(CheckPatch(id=next(self._ids), base=base, patch_file=str(file)))
 
     # profile
@@ -341,7 +343,7 @@ class InferenceService:
         The worker loads each of these bases and keeps it. Raises NotFoundError, UnavailableError or WorkerCrashedError.
         """
         for base in dict.fromkeys(rung.base for rung in self._tasks.pool(task)):
-            await asyncio.shield(self._ensure_worker(base))
+            await asyncio.shield(self._ensure_worker(base, self._tasks.task(task).bases[base]))
         self._last_used_s = time.monotonic()
         return self._tasks.pool(task)
 
@@ -367,8 +369,8 @@ class InferenceService:
     async def profile_if_due(self, every_s: float) -> None:
         """Calibrate again, when the worker is loaded and idle and the last time is long enough ago."""
         due = time.monotonic() - self._last_profile_s >= every_s or (self._profiled_busy and not self._busy())
-        if due and self._worker.running and self._waiting == 0 and not self._worker_lock.locked():
-            async with self._worker_lock:
+        if due and self._worker.running and self._waiting == 0 and not self._at_work():
+            async with self._measure_lock:
                 for base in sorted(self._bases_used):
                     if sides := self._tasks.sides(base):
                         await self._measure(base, sides, CALIBRATION_REPEATS)
@@ -449,29 +451,43 @@ class InferenceService:
             reason=self.unloaded if worker.pid is None else None,
         )
 
-    async def _ensure_worker(self, base: str) -> float:
-        """Start the worker and measure what is unmeasured; the milliseconds this request waited for it."""
-        if self._worker.running and not self._worker_lock.locked() and not self._tasks.unmeasured(base, self.engine):
-            return 0.0
-        began = time.perf_counter()
-        async with self._worker_lock:
-            if not self._worker.running:
-                self._expected_exit = False
-                await self._worker.start(self._threads)
-                self.unloaded = None
-                self._events.emit(
-                    "worker.started",
-                    f"The inference worker is ready after {time.perf_counter() - began:.1f} s.",
-                    pid=self._worker.pid,
-                )
-            unmeasured = self._tasks.unmeasured(base, self.engine)
-            if unmeasured:
-                await self._measure(base, unmeasured, CALIBRATION_REPEATS)
-        return (time.perf_counter() - began) * 1e3
+    def _at_work(self) -> bool:
+        """Whether the worker is being started, stopped or measured."""
+        return self._worker_lock.locked() or self._measure_lock.locked()
+
+    async def _ensure_worker(self, base: str, needed: Sequence[int]) -> float:
+        """Start the worker and measure the `needed` resolutions; the milliseconds this request waited for it.
+
+        While other resolutions are measured, for a task that has just been added, nobody waits who needs none of them.
+        """
+        began, waited = time.perf_counter(), False
+        if not self._worker.running or self._worker_lock.locked():
+            waited = True
+            async with self._worker_lock:
+                await self._start_worker(began)
+        if self._tasks.unmeasured(base, self.engine, needed):
+            waited = True
+            async with self._measure_lock:
+                unmeasured = self._tasks.unmeasured(base, self.engine, needed)
+                if unmeasured:
+                    await self._measure(base, unmeasured, CALIBRATION_REPEATS)
+        return (time.perf_counter() - began) * 1e3 if waited else 0.0
+
+    async def _start_worker(self, began: float) -> None:
+        if self._worker.running:
+            return
+        self._expected_exit = False
+        await self._worker.start(self._threads)
+        self.unloaded = None
+        self._events.emit(
+            "worker.started",
+            f"The inference worker is ready after {time.perf_counter() - began:.1f} s.",
+            pid=self._worker.pid,
+        )
 
     async def stop_if_unneeded(self) -> None:
         """Stop a worker that nothing is asked of, after the policy's keep-alive or because memory is short."""
-        if not self._worker.running or self._waiting or self._worker_lock.locked():
+        if not self._worker.running or self._waiting or self._at_work():
             return
         policy, snapshot = self._policies.policy.inference, self._deciding.snapshot
         idle_s = time.monotonic() - self._last_used_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 from .sqlite import Database, Migrations
 
@@ -85,3 +86,11 @@ def m003_cascades(db: Database) -> None:
     db.table("audits").create_index(["task", "time_s"])
     db.table("costs").add_column("prepare_ms", float)
     db.execute("delete from costs")  # measured again at the first use
+
+
+@MIGRATIONS()
+def m004_compressed_decisions(db: Database) -> None:
+    """Decisions as zlib of their JSON: each tells of every task."""
+    for row in list(db.query("select id from decisions")):
+        (text,) = db.execute("select decision from decisions where id = ?", [row["id"]]).fetchone()
+        db.execute("update decisions set decision = ? where id = ?", [zlib.compress(text.encode(), 1), row["id"]])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ from ..policies.task import JobProgress, JobState, PatchMetadata, RungResult, Ta
 from .api.schemas import CascadePoints, CascadeState, CostView, Event, JobView, PolicyState
 from .migrations import MIGRATIONS
 from .sqlite import Database
+
+DECISION_BYTES = 64 * 1024 * 1024  # of stored decisions: each tells of every task, and there may be a thousand
 
 Stored = tuple[Decision, Snapshot, PolicyState]
 
@@ -69,6 +72,7 @@ class Store:
         self.state_dir = state_dir
         self.patches_dir = state_dir / "patches"
         self.jobs_dir = state_dir / "jobs"
+        self._grown = 0  # bytes of decisions written since they were last weighed
         path = state_dir / "patchd.db"
         try:
             for directory in (self.patches_dir, self.jobs_dir):
@@ -155,6 +159,11 @@ class Store:
         rows = self._rows("select * from patches where ?1 is null or task = ?1 order by created_s, id", task)
         return [{**row, "metadata": PatchMetadata.model_validate_json(row["metadata"])} for row in rows]
 
+    def patches_starting(self, prefix: str) -> list[dict[str, Any]]:
+        """Rows as of `patches`, of those whose id begins with `prefix`."""
+        rows = self._rows("select * from patches where substr(id, 1, length(?1)) = ?1", prefix)
+        return [{**row, "metadata": PatchMetadata.model_validate_json(row["metadata"])} for row in rows]
+
     def put_patch(self, patch_id: str, size: int, metadata: PatchMetadata) -> None:
         """Register a patch file that already lies in `patches_dir`."""
         self._put(
@@ -173,9 +182,11 @@ class Store:
         """Forget a patch; its file is removed by the caller afterwards."""
         self._execute("delete from patches where id = ?", patch_id)
 
-    def rungs(self) -> list[dict[str, Any]]:
+    def rungs(self, task: str | None = None) -> list[dict[str, Any]]:
         """The rungs in force: task, base, resolution, patch_id, accuracy, accuracy_samples, validation."""
-        return self._rows("select * from rungs order by task, base, resolution")
+        if task is None:
+            return self._rows("select * from rungs order by task, base, resolution")
+        return self._rows("select * from rungs where task = ? order by base, resolution", task)
 
     def put_rung(self, row: dict[str, Any]) -> None:
         """Put a patch in force as its task's rung for its base and resolution."""
@@ -299,22 +310,26 @@ class Store:
     # decisions and events
 
     def put_decision(self, decision: Decision, snapshot: Snapshot, policy: PolicyState) -> None:
-        """Store a decision with what it rests on."""
+        """Store a decision with what it rests on, compressed: of many tasks it says the same in other numbers."""
+        packed = zlib.compress(decision.model_dump_json().encode(), 1)
         self._put(
             "decisions",
             {
                 "id": decision.id,
                 "time_s": decision.time_s,
-                "decision": decision.model_dump_json(),
+                "decision": packed,
                 "snapshot": snapshot.model_dump_json(),
                 "policy": policy.model_dump_json(),
             },
         )
+        self._grown += len(packed)
+        if self._grown > DECISION_BYTES // 8:
+            self._drop_heavy_decisions()
 
     def decisions(self, limit: int) -> list[Decision]:
         """The last decisions, newest first."""
         rows = self._rows("select decision from decisions order by time_s desc limit ?", limit)
-        return [Decision.model_validate_json(row["decision"]) for row in rows]
+        return [Decision.model_validate_json(zlib.decompress(row["decision"])) for row in rows]
 
     def decision_at(self, *, decision_id: str | None = None, time_s: float | None = None) -> Stored | None:
         """What was decided, on what, under which policy: by id, or in force at `time_s`; None without one."""
@@ -326,7 +341,7 @@ class Store:
             return None
         row = rows[0]
         return (
-            Decision.model_validate_json(row["decision"]),
+            Decision.model_validate_json(zlib.decompress(row["decision"])),
             Snapshot.model_validate_json(row["snapshot"]),
             PolicyState.model_validate_json(row["policy"]),
         )
@@ -352,13 +367,25 @@ class Store:
         return [_event(row) for row in rows]
 
     def trim(self, keep_decisions: int, keep_events: int) -> None:
-        """Drop the oldest decisions and events over the given numbers."""
+        """Drop the oldest decisions and events over the given numbers, and decisions over `DECISION_BYTES`."""
         with self.transaction():
             self._execute(
                 "delete from decisions where id not in (select id from decisions order by time_s desc limit ?)",
                 keep_decisions,
             )
             self._execute("delete from events where id <= (select max(id) from events) - ?", keep_events)
+            self._drop_heavy_decisions()
+
+    def _drop_heavy_decisions(self) -> None:
+        """Drop the oldest decisions beyond `DECISION_BYTES`, the newest staying however large it is."""
+        self._execute(
+            "delete from decisions where rowid in (select rowid from (select rowid,"
+            " sum(length(decision)) over (order by time_s desc, rowid desc) as total,"
+            " row_number() over (order by time_s desc, rowid desc) as place from decisions)"
+            " where total > ? and place > 1)",
+            DECISION_BYTES,
+        )
+        self._grown = 0
 
 
 class _EventData(BaseModel):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..policies.cascade import Price
 from ..policies.decision import Ladder, Rung
@@ -127,7 +128,7 @@ class TaskService:
             preprocessing=request.preprocessing,
         )
         self._put(spec, time.time())
-        self._rebuild()
+        self._rebuild(spec.name)
         self._events.emit("task.added", f"Task {spec.name} with {len(labels)} labels was added.", task=spec.name)
         return spec
 
@@ -137,7 +138,8 @@ class TaskService:
             raise ConflictError(f"The task '{name}' is built in and cannot be removed.")
         self._store.delete_task(name)
         del self._tasks[name]
-        self._rebuild()
+        self._ladders.pop(name, None)
+        self._pools.pop(name, None)
         self._events.emit("task.removed", f"Task {name} was removed.", task=name)
 
     def _put(self, spec: TaskSpec, created_s: float) -> None:
@@ -148,15 +150,19 @@ class TaskService:
 
     def patches(self, task: str | None = None) -> tuple[PatchView, ...]:
         """Stored patches, oldest first."""
-        in_force = {row["patch_id"] for row in self._store.rungs()}
+        return self._views(self._store.patches(task))
+
+    def _views(self, rows: Sequence[dict[str, Any]]) -> tuple[PatchView, ...]:
+        tasks = {row["task"] for row in rows}
+        in_force = {rung.patch_id for name in tasks & self._pools.keys() for rung in self._pools[name]}
         return tuple(
             PatchView(id=row["id"], bytes=row["bytes"], in_force=row["id"] in in_force, metadata=row["metadata"])
-            for row in self._store.patches(task)
+            for row in rows
         )
 
     def patch(self, patch_id: str) -> PatchView:
         """A patch by id or by a unique prefix of at least four characters. Raises NotFoundError or ConflictError."""
-        found = [patch for patch in self.patches() if patch.id.startswith(patch_id)] if len(patch_id) >= 4 else []
+        found = self._views(self._store.patches_starting(patch_id)) if len(patch_id) >= 4 else ()
         if not found:
             raise NotFoundError(
                 f"There is no patch '{patch_id}'.", hint="`patchctl patch list` shows them; four characters suffice."
@@ -192,7 +198,7 @@ class TaskService:
         training = metadata.training
         validation = None if training is None else training.validation.accuracy
         rung = {"task": spec.name, "base": metadata.base, "resolution": metadata.resolution}
-        before = next((row for row in self._store.rungs() if rung.items() <= row.items()), None)
+        before = next((row for row in self._store.rungs(spec.name) if rung.items() <= row.items()), None)
         better, note = _better(validation, before, patch_id)
         with self._store.transaction():
             self._store.put_patch(patch_id, size, metadata)
@@ -208,7 +214,7 @@ class TaskService:
                         "since_s": time.time(),
                     }
                 )
-        self._rebuild()
+        self._rebuild(spec.name)
         self._events.emit(
             "patch.published" if better else "patch.stored",
             f"Patch {patch_id[:12]} of task {spec.name} for {metadata.base} at {metadata.resolution} px: {note}",
@@ -226,12 +232,13 @@ class TaskService:
 
     def remove_patch(self, patch_id: str) -> str:
         """Remove a patch, its rung and its file; the id in full comes back."""
-        full = self.patch(patch_id).id
+        found = self.patch(patch_id)
+        full = found.id
         with self._store.transaction():
             self._store.delete_rungs_of_patch(full)
             self._store.delete_patch(full)
         self._store.patch_file(full).unlink(missing_ok=True)
-        self._rebuild()
+        self._rebuild(found.metadata.task)
         self._events.emit("patch.removed", f"Patch {full[:12]} was removed.", patch=full)
         return full
 
@@ -283,10 +290,10 @@ class TaskService:
             if cost is not None
         )
 
-    def unmeasured(self, base: str, engine: str | None) -> tuple[int, ...]:
-        """Resolutions that some task may run this base at and whose cost on this engine is not known."""
-        costs = {side: self._costs.get((base, side)) for side in self.sides(base)}
-        return tuple(side for side, cost in costs.items() if cost is None or cost.engine != engine)
+    def unmeasured(self, base: str, engine: str | None, wanted: Iterable[int]) -> tuple[int, ...]:
+        """Those of the `wanted` resolutions whose cost on this engine is not known."""
+        costs = {side: self._costs.get((base, side)) for side in wanted}
+        return tuple(sorted(side for side, cost in costs.items() if cost is None or cost.engine != engine))
 
     def sides(self, base: str) -> tuple[int, ...]:
         """Resolutions, in pixels, that some task may run this base at; ascending."""
@@ -318,10 +325,11 @@ class TaskService:
         wanted = (base or self.task(task).base, resolution)
         return next((rung.cost_ms for rung in self.pool(task) if (rung.base, rung.resolution) == wanted), None)
 
-    def _rebuild(self) -> None:
-        """Pools and ladders anew: the bases as they are for built-in tasks, patches in force for all."""
-        in_force: dict[str, dict[tuple[str, int], Rung]] = {name: {} for name in self._tasks}
-        for row in self._store.rungs():
+    def _rebuild(self, task: str | None = None) -> None:
+        """Pools and ladders anew, of all tasks or of one: a built-in task's bases as they are, and patches in force."""
+        names = self._tasks.keys() if task is None else {task} & self._tasks.keys()
+        in_force: dict[str, dict[tuple[str, int], Rung]] = {name: {} for name in names}
+        for row in self._store.rungs(task):
             if row["task"] in in_force:
                 in_force[row["task"]][row["base"], row["resolution"]] = Rung(
                     base=row["base"],
@@ -330,12 +338,14 @@ class TaskService:
                     accuracy=row["accuracy"],
                     accuracy_samples=row["accuracy_samples"],
                 )
-        self._pools = {name: self._pool(spec, in_force[name]) for name, (spec, _) in self._tasks.items()}
-        self._ladders = {
-            name: Ladder(task=name, rungs=own)
-            for name, (spec, _) in self._tasks.items()
-            if (own := tuple(rung for rung in self._pools[name] if rung.base == spec.base))
-        }
+        for name in names:
+            spec, _ = self._tasks[name]
+            self._pools[name] = self._pool(spec, in_force[name])
+            own = tuple(rung for rung in self._pools[name] if rung.base == spec.base)
+            if own:
+                self._ladders[name] = Ladder(task=name, rungs=own)
+            else:
+                self._ladders.pop(name, None)
 
     def _pool(self, spec: TaskSpec, in_force: dict[tuple[str, int], Rung]) -> tuple[Rung, ...]:
         found: list[Rung] = []

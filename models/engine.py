@@ -58,6 +58,9 @@ class Engine(ABC):
     def prepare(self, patch: Patch) -> None:  # noqa: B027 - most engines have nothing to do
         """Do beforehand, in any thread, what the first run under `patch` would spend time on."""
 
+    def warm(self, side: int) -> None:  # noqa: B027 - most engines have nothing to do
+        """Do beforehand, in any thread, what the first runs of images of `side` pixels would spend time on."""
+
     @abstractmethod
     def run_mixed(self, inputs: Tensor, patches: Sequence[Patch | None]) -> MixedRun:
         """Logits and timing of float32 `inputs` [N, 3, R, R], each image under its patch (None: the base as it is).

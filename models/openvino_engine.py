@@ -6,7 +6,9 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -98,6 +100,8 @@ class OpenVinoEngine(Engine):
         self._arrays: Arrays = {}
         self._graphs: OrderedDict[_Key, _Compiled] = OrderedDict()
         self._most_graphs = max(2, graph_bytes // (4 * base.parameters_count))
+        self._warmed: dict[_Key, _Compiled] = {}  # compiled in another thread, still to be compared
+        self._network_lock = Lock()  # binding a patch for a run, or tracing
         self._rows: WeakKeyDictionary[Patch, _Patched] = WeakKeyDictionary()
         self._affine = AffinePart.of(base.network)
         head = base.network.get_submodule(base.head)
@@ -127,6 +131,16 @@ class OpenVinoEngine(Engine):
     def prepare(self, patch: Patch) -> None:
         """See `Engine.prepare`: a millisecond or two for the patch's row."""
         self._patched(patch)
+
+    def warm(self, side: int) -> None:
+        """See `Engine.warm`: compiles the base's graphs. What fails here is said by the run that needs it."""
+        if self._precision != "f32":
+            return  # which precision a graph has is judged by running it
+        for lanes in sorted({1, self._threads}):
+            key = _Key(None, side, "f32", lanes)
+            if key not in self._graphs and key not in self._warmed and side not in self._refused:
+                with suppress(UnavailableError):
+                    self._warmed[key] = self._compile(key)
 
     def run_mixed(self, inputs: Tensor, patches: Sequence[Patch | None]) -> MixedRun:
         """See `Engine.run_mixed`: on its own an image is spread over all threads, several run one on each."""
@@ -175,7 +189,7 @@ class OpenVinoEngine(Engine):
         """Compile a graph and compare it with the reference on one input; whether it is of use."""
         expected = self._by_reference(inputs, [patch]).logits[0]
         try:
-            compiled = self._compile(key)
+            compiled = self._warmed.pop(key, None) or self._compile(key)
         except UnavailableError as error:
             self._refuse(key, f"{error.message} torch runs it.")
             return False
@@ -202,6 +216,8 @@ class OpenVinoEngine(Engine):
         self._remarks.append(why)
         if key.patch is None:
             self._refused.add(key.side)
+            for warmed in [each for each in tuple(self._warmed) if each.side == key.side]:
+                self._warmed.pop(warmed, None)
         else:
             self._refused_own.setdefault(key.patch, set()).add(key.side)
 
@@ -241,10 +257,8 @@ class OpenVinoEngine(Engine):
         return self._ready(compiled, key, arrays)
 
     def _graph(self, key: _Key, arrays: Arrays) -> Any:
-        if key.patch is None:
-            return graph(self._base.network, key.side, arrays)
-        with self._reference.patched.patched(key.patch) as network:
-            return graph(network, key.side, arrays, affine_row(network, {}))
+        with self._network_lock, self._reference.patched.patched(key.patch) as network:
+            return graph(network, key.side, arrays, None if key.patch is None else affine_row(network, {}))
 
     def _ready(self, compiled: Any, key: _Key, arrays: Arrays) -> _Compiled:
         if key.lanes == 1:  # a queue would wake a thread of its own for each answer: 0.8 ms
@@ -291,12 +305,15 @@ class OpenVinoEngine(Engine):
 
     def _by_reference(self, inputs: Tensor, patches: Sequence[Patch | None]) -> MixedRun:
         """The reference's run; the base has its own tensors back afterwards, for rows and graphs are made of them."""
-        self._reference.use_threads(self._reference_threads)
-        try:
-            return self._reference.run_mixed(inputs, patches)
-        finally:
-            self._reference.patched.remove()
-            self._reference.use_threads(1)  # torch's threads keep turning for a while after a run, in the graph's way
+        with self._network_lock:
+            self._reference.use_threads(self._reference_threads)
+            try:
+                return self._reference.run_mixed(inputs, patches)
+            finally:
+                self._reference.patched.remove()
+                self._reference.use_threads(
+                    1
+                )  # torch's threads keep turning for a while after a run, in the graph's way
 
     def _patched(self, patch: Patch | None) -> _Patched:
         if patch is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .decision import Decision, Ladder, ReasonKind
-from .ladder import choose_rung
+from .ladder import Choices
 from .policy import Policy
 from .rules import PolicyState, allocations
 from .snapshot import Snapshot
@@ -20,17 +20,18 @@ def decide(
     costs: TrainingCosts,
     previous: Decision | None,
     id: str,
+    choices: Choices | None = None,
 ) -> tuple[Decision, PolicyState]:
-    """The decision that follows, and what to remember for the next one. Deterministic; time is the snapshot's."""
+    """The decision that follows, and what to remember for the next one. Deterministic; time is the snapshot's.
+
+    `choices`, kept from turn to turn, saves choosing anew where nothing has changed.
+    """
     inference, training, after = allocations(policy, snapshot, state)
-    rungs = tuple(
-        choose_rung(
-            ladder,
-            inference.value,
-            min_resolution=policy.inference.min_resolution,
-            max_resolution=policy.inference.max_resolution,
-        )
-        for _, ladder in sorted(ladders.items())
+    rungs = (choices or Choices()).of(
+        ladders,
+        inference.value,
+        min_resolution=policy.inference.min_resolution,
+        max_resolution=policy.inference.max_resolution,
     )
     plan = plan_training(training.value, costs, max_fraction=policy.training.max_fraction)
     decision = Decision(

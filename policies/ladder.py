@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .decision import Ladder, Rung, RungCandidate, RungDecision
 from .errors import BadInputError
 
@@ -51,6 +53,35 @@ def choose_rung(
 def budget_ms(low: float, high: float, allocation: float) -> float:
     """What `allocation` in [0, 1] affords between two costs: never less than the cheapest, at 1 the dearest."""
     return high if allocation >= 1.0 else max(low, min(high, low + allocation * (high - low)))
+
+
+class Choices:
+    """The rungs of many tasks, turn after turn: chosen anew only where the ladder, the allocation or a cap is new."""
+
+    def __init__(self) -> None:
+        self._terms: tuple[float, int | None, int | None] | None = None
+        self._made: dict[str, tuple[Ladder, RungDecision]] = {}
+
+    def of(
+        self,
+        ladders: Mapping[str, Ladder],
+        allocation: float,
+        *,
+        min_resolution: int | None = None,
+        max_resolution: int | None = None,
+    ) -> tuple[RungDecision, ...]:
+        """What `choose_rung` says of each ladder, by name of the task."""
+        terms = (allocation, min_resolution, max_resolution)
+        known = self._made if terms == self._terms else {}
+        made = {}
+        for name, ladder in sorted(ladders.items()):
+            kept = known.get(name)
+            if kept is None or kept[0] != ladder:
+                choice = choose_rung(ladder, allocation, min_resolution=min_resolution, max_resolution=max_resolution)
+                kept = ladder, choice
+            made[name] = kept
+        self._terms, self._made = terms, made
+        return tuple(choice for _, choice in made.values())
 
 
 def cheapest_at_least(ladder: Ladder, accuracy: float) -> Rung:

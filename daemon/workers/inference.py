@@ -12,27 +12,24 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
+from threading import Thread
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ...models.bases import Base
 from ...models.engine import Engine, TorchEngine
 from ...models.graph_cache import GraphCache
 from ...models.openvino_engine import OpenVinoEngine, Precision
 from ...models.patches.patch import load_patch
-from ...models.preprocessing import to_input
 from ...policies.batching import Waiting, expired, next_batch
 from ...policies.errors import BadInputError, DeadlineError, PatchdError, PatchMismatchError, StateError
-from ...policies.task import Preprocessing
 from . import protocol
 from .audits import Audits
 from .channel import Channel
@@ -41,6 +38,7 @@ from .intake import Intake
 from .library import Library
 from .lifetime import tie_to_parent
 from .passing import Answered, Ready
+from .profiling import Taken, cost, timed
 from .protocol import (
     CheckPatch,
     InferRequest,
@@ -49,7 +47,6 @@ from .protocol import (
     PatchChecked,
     ProfileRequest,
     ProfileResult,
-    RungCost,
     StageRef,
     WorkerError,
 )
@@ -57,8 +54,6 @@ from .protocol import (
 MOST_TOGETHER = 8  # images of a batch: more make the last one wait and win nothing on few processors
 MOST_READERS = 4
 AUDIT_IDLE_S = 0.1  # without anything to do before a rung is run for an audit
-PROFILE_IMAGE = (256, 256)  # width, height in pixels; a photograph of usual data sets after decoding
-PROFILE_WARM_UPS = 2  # torch picks its kernels during the first runs of a shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +85,7 @@ class InferenceWorker:
         self._waiting: dict[int, tuple[Waiting, Ready]] = {}
         self._turns: Mapping[str, int] = {}
         self._told: set[str] = set()
+        self._profiles: deque[tuple[ProfileRequest, Iterator[None]]] = deque()
 
     def serve(self) -> None:
         """Send `Ready`, then answer until told to stop, what is in hand included."""
@@ -98,13 +94,16 @@ class InferenceWorker:
             self._channel.send(Note(message=remark))
         self._intake.start()
         timeout_s: float | None = None
-        while not (self._intake.cut or (self._intake.closed and not self._waiting and not self._going_on)):
+        while not (self._intake.cut or (self._intake.closed and not self._in_hand)):
             idle = True
             for work in self._intake.take(timeout_s):
                 idle = False
                 self._accept(work)
             timeout_s = self._run_next()
-            if timeout_s is None and self._audits.due:  # nothing waits
+            if self._profiles:
+                self._profile_on()
+                timeout_s = 0.0
+            elif timeout_s is None and self._audits.due:  # nothing waits
                 if idle:
                     self._audits.run_one()
                 timeout_s = AUDIT_IDLE_S
@@ -112,11 +111,17 @@ class InferenceWorker:
         self._further.shutdown(wait=False, cancel_futures=True)
         self._intake.check()
 
+    @property
+    def _in_hand(self) -> bool:
+        """Whether there is anything yet to be answered."""
+        return bool(self._waiting or self._going_on or self._profiles)
+
     # beside the networks, in the intake's threads
 
     def _handle(self, message: Message, payload: bytes) -> Ready | ProfileRequest | None:
         if isinstance(message, ProfileRequest):
-            return message
+            Thread(target=self._warm, args=(message,), name="warm").start()
+            return None
         try:
             if isinstance(message, InferRequest):
                 return self._made_ready(message, payload)
@@ -128,6 +133,17 @@ class InferenceWorker:
         except Exception as error:
             self._fail(getattr(message, "id", 0), error)
             return None
+
+    def _warm(self, request: ProfileRequest) -> None:
+        """Have compiled in a thread of its own what the runs to be timed need: it takes as long as many requests."""
+        try:
+            _, engine = self._library.base(request.base)
+            for resolution in request.resolutions:
+                engine.warm(resolution)
+        except Exception as error:
+            self._fail(request.id, error)
+            return
+        self._intake.put(request)
 
     def _made_ready(self, request: InferRequest, payload: bytes) -> Ready:
         return self._with_patch(request, prepare(request, payload), time.monotonic(), ())
@@ -172,10 +188,7 @@ class InferenceWorker:
 
     def _accept(self, work: Ready | ProfileRequest | _GoneOn) -> None:
         if isinstance(work, ProfileRequest):
-            try:
-                self._channel.send(self._profile(work))
-            except Exception as error:
-                self._fail(work.id, error)
+            self._profiles.append((work, self._profile(work)))
             return
         if isinstance(work, _GoneOn):
             self._going_on -= 1
@@ -237,47 +250,27 @@ class InferenceWorker:
                     self._told.add(remark)
                     self._channel.send(Note(message=remark))
 
-    def _profile(self, request: ProfileRequest) -> ProfileResult:
+    def _profile_on(self) -> None:
+        """One step of the oldest profile; batches come between the steps, so that no request waits long."""
+        request, steps = self._profiles[0]
+        try:
+            next(steps)
+        except StopIteration:
+            self._profiles.popleft()
+        except Exception as error:
+            self._profiles.popleft()
+            self._fail(request.id, error)
+
+    def _profile(self, request: ProfileRequest) -> Iterator[None]:
+        """Measure step by step, then send the result."""
         _, engine = self._library.base(request.base)
-        engine.use_threads(request.threads)
-        generator = np.random.default_rng(0)
-        width, height = PROFILE_IMAGE
-        image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8), "RGB")
-        costs = _costs(engine, image, request.resolutions, max(1, request.repeats))
-        return ProfileResult(id=request.id, base=request.base, engine=engine.name, threads=engine.threads, costs=costs)
-
-
-def _costs(engine: Engine, image: Image.Image, resolutions: Sequence[int], repeats: int) -> tuple[RungCost, ...]:
-    """Time resize, normalise and network of one decoded image at each resolution, after warming up.
-
-    The resolutions take turns, so that a burst of other work falls on all of them and not on one. The first run of a
-    turn is not counted: it finds the caches full of another resolution's filters.
-    """
-    times: dict[int, list[float]] = {resolution: [] for resolution in resolutions}
-    preparing: dict[int, list[float]] = {resolution: [] for resolution in resolutions}
-    for resolution in times:  # what a batch needs is compiled now, and not while requests wait
-        engine.predict(to_input(image, resolution, Preprocessing()).expand(2, -1, -1, -1))
-    for turn in range(PROFILE_WARM_UPS + repeats):
-        for resolution, taken in times.items():
-            for counted in (False, True):
-                start = time.perf_counter()
-                inputs = to_input(image, resolution, Preprocessing()).unsqueeze(0)
-                prepared = time.perf_counter()
-                engine.predict(inputs)
-                if counted and turn >= PROFILE_WARM_UPS:
-                    taken.append((time.perf_counter() - start) * 1e3)
-                    preparing[resolution].append((prepared - start) * 1e3)
-    ninetieth = math.ceil(0.9 * repeats) - 1
-    return tuple(
-        RungCost(
-            resolution=resolution,
-            prepare_ms=median(preparing[resolution]),
-            median_ms=median(taken),
-            p90_ms=sorted(taken)[ninetieth],
-            repeats=repeats,
+        taken: dict[int, list[Taken]] = {resolution: [] for resolution in request.resolutions}
+        for _ in timed(engine, request.threads, taken, max(1, request.repeats)):
+            yield
+        costs = tuple(cost(resolution, runs) for resolution, runs in taken.items())
+        self._channel.send(
+            ProfileResult(id=request.id, base=request.base, engine=engine.name, threads=engine.threads, costs=costs)
         )
-        for resolution, taken in times.items()
-    )
 
 
 def choose_engine(asked: str) -> tuple[str, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def stages(*rules: AcceptRule, cost_ms: float = 5.0) -> tuple[StageRef, ...]:
     )
 
 
-def ask(worker: WorkerProcess, data: bytes, *rules: AcceptRule, **fields: object) -> InferResult:
+def ask(worker: WorkerProcess, data: bytes, *rules: AcceptRule, **fields: Any) -> InferResult:
     answer = worker.infer(rung(224), data, stages=stages(*rules), **fields)
     assert isinstance(answer, InferResult), answer
     return answer

@@ -233,6 +233,19 @@ def test_an_image_that_has_the_form_of_a_smaller_rung_goes_there(worker, size, r
     assert answer.probabilities == pytest.approx(alone.probabilities, abs=1e-4)
 
 
+def test_requests_are_answered_between_the_runs_of_a_measurement(photographs):
+    worker = WorkerProcess("torch")
+    photograph = photographs["china"].read_bytes()
+    worker.infer(rung(96), photograph)
+    worker.channel.send(ProfileRequest(id=900, base="lite0", resolutions=(224, 192), repeats=40, threads=1))
+    answers = [worker.infer(rung(96), photograph) for _ in range(5)]
+    assert all(isinstance(answer, InferResult) for answer in answers)
+    measured = worker.receive()
+    assert isinstance(measured, ProfileResult)
+    assert [(cost.resolution, cost.repeats) for cost in measured.costs] == [(224, 40), (192, 40)]
+    assert worker.end() == (0, "")
+
+
 def test_stop_answers_what_is_in_hand_first(photographs):
     worker = WorkerProcess()
     data = photographs["china"].read_bytes()

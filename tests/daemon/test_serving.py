@@ -12,8 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from patchd.daemon.api.schemas import TaskCreate
 from patchd.daemon.client import PatchdClient
+from patchd.models.bases import load_base
+from patchd.models.patches import Patch, save_patch
 from patchd.policies.errors import BusyError
+from patchd.policies.task import PatchKind, PatchMetadata, Preprocessing
 from PIL import Image
 from running import STEADY, RunningDaemon
 
@@ -161,3 +166,26 @@ def test_short_of_memory_the_idle_worker_is_unloaded_and_the_next_prediction_say
         assert answer.timing.start_worker_ms > 100
         assert answer.timing.total_ms > answer.timing.start_worker_ms
         assert any("memory pressure" in event.message for event in running.client.events().events)
+
+
+def test_nobody_waits_while_the_rungs_of_a_new_task_are_measured(fresh, tmp_path):
+    base, old = load_base("lite0"), bytes(96 * 96 * 3 * 4)
+    fresh.client.infer_tensor("imagenet", old, (3, 96, 96), "FP32")
+    labels = ("left", "right")
+    metadata = PatchMetadata(
+        base=base.name, base_hash=base.hash, task="sides", labels=labels, kinds=(PatchKind.HEAD,), resolution=64,
+        preprocessing=Preprocessing(), parameters=2562, base_parameters=base.parameters_count, created_s=0.0,
+    )  # fmt: skip
+    head = {"classifier.weight": torch.eye(2, 1280), "classifier.bias": torch.zeros(2)}
+    _, file = save_patch(Patch(metadata, head), tmp_path)
+    fresh.client.add_task(TaskCreate(name="sides", labels=labels, resolutions=(64, 256)))
+    fresh.client.import_patch(file.read_bytes())
+    answered = 0
+    with ThreadPoolExecutor(1) as pool, PatchdClient(fresh.socket) as other:
+        first = pool.submit(other.infer_tensor, "sides", bytes(64 * 64 * 3 * 4), (3, 64, 64), "FP32")
+        while not first.done():
+            assert fresh.client.infer_tensor("imagenet", old, (3, 96, 96), "FP32").timing.start_worker_ms == 0.0
+            answered += 1
+        assert first.result().timing.start_worker_ms > 0.0
+    assert answered > 5
+    assert {cost.resolution for cost in fresh.client.profile().costs} >= {64, 256}

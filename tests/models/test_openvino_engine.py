@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -269,3 +270,19 @@ def test_without_the_package_it_says_what_to_install(base: Base, monkeypatch: py
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UnavailableError, match="Install the package openvino"):
         OpenVinoEngine(base, 1)
+
+
+def test_a_resolution_warmed_in_another_thread_is_compiled_no_more_and_answers_as_the_reference(monkeypatch) -> None:
+    base = load_base("lite0")
+    engine, patch = OpenVinoEngine(base, 2), nudged(base, AFFINE, 0)
+    inputs = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 3, 64, 64), np.float32))
+    warming = Thread(target=engine.warm, args=(64,))
+    warming.start()
+    while warming.is_alive():
+        engine.run(inputs[..., :32, :32], patch)  # the first one has a graph made and the reference bound meanwhile
+    warming.join()
+    monkeypatch.setattr(engine, "_compile", lambda key: pytest.fail(f"{key.side} px was compiled again"))
+    expected = TorchEngine(load_base("lite0"), 2).run(inputs, patch).logits
+    assert torch.allclose(engine.run(inputs, patch).logits, expected, atol=1e-3 * max(1.0, float(expected.abs().max())))
+    assert torch.allclose(engine.run(inputs[:1], patch).logits, expected[:1], atol=1e-2)
+    assert not engine.remarks

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patchd.policies.decision import Ladder, Rung, RungDecision
 from patchd.policies.errors import BadInputError
-from patchd.policies.ladder import cheapest_at_least, choose_rung
+from patchd.policies.ladder import Choices, cheapest_at_least, choose_rung
 
 SIDES = st.sampled_from(range(32, 513, 32))
 
@@ -109,3 +109,32 @@ def test_an_accuracy_that_was_never_measured_is_not_promised():
     ladder = Ladder(task="t", rungs=(Rung(resolution=96, cost_ms=1.0),))
     with pytest.raises(BadInputError, match="none of them has been measured"):
         cheapest_at_least(ladder, 0.5)
+
+
+TURNS = st.lists(
+    st.tuples(
+        st.dictionaries(st.sampled_from("abc"), ladders(), max_size=3),
+        st.sampled_from((0.0, 0.5, 1.0)),
+        st.none() | SIDES,
+    ),
+    max_size=6,
+)
+
+
+@given(TURNS)
+def test_choices_kept_from_turn_to_turn_are_those_made_afresh(
+    turns: list[tuple[dict[str, Ladder], float, int | None]],
+) -> None:
+    choices = Choices()
+    for given_ladders, allocation, cap in turns:
+        named = {name: ladder.model_copy(update={"task": name}) for name, ladder in given_ladders.items()}
+        expected = [choose_rung(named[name], allocation, max_resolution=cap) for name in sorted(named)]
+        assert list(choices.of(named, allocation, max_resolution=cap)) == expected
+
+
+@given(ladders(), ladders())
+def test_a_task_more_has_no_other_task_chosen_anew(one: Ladder, other: Ladder) -> None:
+    choices = Choices()
+    (before,) = choices.of({"a": one}, 0.5)
+    after, _ = choices.of({"a": one, "b": other}, 0.5)
+    assert after is before
