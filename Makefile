@@ -59,9 +59,9 @@ imports: $(STAMP) ## Check that the arrows between the packages are those of the
 docs: $(STAMP) ## Rewrite the generated parts of docs/ from the code
 	$(BIN)/python -m patchd.daemon.cli.docs
 
-bench: $(STAMP) ## Run the benchmarks (about 16 minutes); tables here, JSON in build/bench
+bench: $(STAMP) ## Run the benchmarks (about 22 minutes); tables here, JSON in build/bench
 	@mkdir -p build/bench
-	@for name in status predict engines threads reaction idle; do \
+	@for name in status predict engines threads reaction idle capacity; do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py --output build/bench/$$name.json; done
 
 clean: ## Remove the virtual environments and everything generated

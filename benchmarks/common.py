@@ -31,9 +31,10 @@ STOP_TIMEOUT_S = 15.0
 
 @dataclass(frozen=True)
 class RunningDaemon:
-    """A daemon that answers on `socket`."""
+    """A daemon that answers on `socket` and keeps its state in `state`."""
 
     process: subprocess.Popen[bytes]
+    state: Path
     socket: Path
     client: PatchdClient
 
@@ -45,14 +46,14 @@ def running_daemon(*arguments: str) -> Iterator[RunningDaemon]:
     Raises RuntimeError with the end of its log when it does not start.
     """
     folder = Path(tempfile.mkdtemp(prefix="patchd-bench-"))
-    log, socket = folder / "log", folder / "s"
-    command = [sys.executable, "-m", "patchd.daemon.main", "--state", str(folder / "state"), "--socket", str(socket)]
+    log, state, socket = folder / "log", folder / "state", folder / "s"
+    command = [sys.executable, "-m", "patchd.daemon.main", "--state", str(state), "--socket", str(socket)]
     with log.open("wb") as out:
         process = subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
         with PatchdClient(socket) as client:
             _wait_for(client, process, log)
-            yield RunningDaemon(process, socket, client)
+            yield RunningDaemon(process, state, socket, client)
     finally:
         end(process)
         shutil.rmtree(folder, ignore_errors=True)

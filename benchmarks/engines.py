@@ -25,59 +25,27 @@ import numpy as np
 import openvino
 import torch
 from common import finish, parser, print_table, spread
-from openvino import opset15 as ops
 from patchd.daemon.worker_process import ALLOCATOR
 from patchd.models.bases import Base, load_base
 from patchd.models.engine import Engine, TorchEngine
 from patchd.models.openvino_engine import OpenVinoEngine
-from patchd.models.openvino_graph import Arrays, affine_row, graph
+from patchd.models.openvino_graph import Arrays
 from patchd.models.patched import PatchedNetwork
-from patchd.models.patches import Patch, make_kinds, owners
-from patchd.models.patches.shapes import tensor_of
-from patchd.policies.task import PatchKind, PatchMetadata, Preprocessing
+from patchd.models.patches import Patch
+from subjects import folded_model, made_up_patch
 from torch import Tensor, nn
 
 SIDES, BATCHES = (224, 160, 96), (1, 8)
 BLOCKS, WARM_UPS, REST_S = 10, 3, 0.2
-CLASSES = 10
-KINDS = (PatchKind.SCALE_BIAS, PatchKind.HEAD)
 SWITCHES = 2000
 
 Run = Callable[[Tensor], Tensor]
 
 
-def made_up_patch(base: Base, seed: int) -> Patch:
-    """The base's own scales and biases, each a little moved, and a head of ten classes."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name in owners(make_kinds(KINDS, {}), base.network):
-        own = tensor_of(base.network, name)
-        shape = (CLASSES, *own.shape[1:]) if name.startswith("classifier") else own.shape
-        noise = torch.randn(shape, generator=generator)
-        tensors[name] = noise * 0.1 if name.startswith("classifier") else own * (1 + 0.02 * noise)
-    metadata = PatchMetadata(
-        base=base.name,
-        base_hash=base.hash,
-        task="benchmark",
-        labels=tuple(map(str, range(CLASSES))),
-        kinds=KINDS,
-        resolution=224,
-        preprocessing=Preprocessing(),
-        parameters=sum(tensor.numel() for tensor in tensors.values()),
-        base_parameters=base.parameters_count,
-        created_s=0.0,
-    )
-    return Patch(metadata, tensors)
-
-
 def folded(base: Base, patch: Patch, side: int, batch: int, threads: int) -> dict[str, Run]:
     """OpenVINO's own: base and patch as one model of constants, head included; for a batch also one image a stream."""
     arrays: Arrays = {}
-    model = graph(base.network, side, arrays, affine_row(base.network, patch.tensors))
-    features = model.get_results()[0].input_value(0)
-    weight, bias = (patch.tensors[f"classifier.{leaf}"].numpy() for leaf in ("weight", "bias"))
-    logits = ops.add(ops.matmul(features, ops.constant(weight), False, True), ops.constant(bias))
-    whole = openvino.Model([logits], model.get_parameters(), "folded")
+    whole = folded_model(base, patch, side, arrays)
     options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     core, kept = openvino.Core(), arrays  # the filters are not copied: they live as long as these functions
     streams = core.compile_model(whole, "CPU", {**options, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": threads})

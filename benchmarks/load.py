@@ -36,38 +36,40 @@ def multipart(name: str, data: bytes) -> tuple[bytes, str]:
     return head.encode() + data + f"\r\n--{edge}--\r\n".encode(), f"multipart/form-data; boundary={edge}"
 
 
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bytes:
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bytes:
+    """The body of the answer to one request. Raises RuntimeError unless its status is 2xx."""
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     lines = head.decode().lower().split("\r\n")
     length = next(int(line.split(":")[1]) for line in lines if line.startswith("content-length:"))
     body = await reader.readexactly(length)
-    if " 200 " not in lines[0]:
+    if " 2" not in lines[0]:
         raise RuntimeError(f"{lines[0]}: {body[:300]!r}")
     return body
 
 
-async def _client(server: Server, request: bytes, until: float, taken: list[float]) -> None:
+async def client(server: Server, request: bytes, until: float, taken: list[float]) -> None:
+    """Ask until `until`, a moment of `time.perf_counter`; the milliseconds of each answer go to `taken`."""
     reader, writer = await server.connect()
     try:
         while (start := time.perf_counter()) < until:
-            await _ask(reader, writer, request)
+            await ask(reader, writer, request)
             taken.append((time.perf_counter() - start) * 1e3)
     finally:
         writer.close()
 
 
 def once(server: Server, request: bytes) -> bytes:
-    """The answer to one request. Raises RuntimeError unless its status is 200."""
+    """The answer to one request. Raises RuntimeError unless its status is 2xx."""
 
-    async def ask() -> bytes:
+    async def run() -> bytes:
         reader, writer = await server.connect()
         try:
-            return await _ask(reader, writer, request)
+            return await ask(reader, writer, request)
         finally:
             writer.close()
 
-    return asyncio.run(ask())
+    return asyncio.run(run())
 
 
 def load(server: Server, request: bytes, clients: int, seconds: float) -> tuple[list[float], float]:
@@ -76,7 +78,7 @@ def load(server: Server, request: bytes, clients: int, seconds: float) -> tuple[
     async def run() -> tuple[list[float], float]:
         taken: list[float] = []
         start = time.perf_counter()
-        await asyncio.gather(*(_client(server, request, start + seconds, taken) for _ in range(clients)))
+        await asyncio.gather(*(client(server, request, start + seconds, taken) for _ in range(clients)))
         return taken, len(taken) / (time.perf_counter() - start)
 
     return asyncio.run(run())

@@ -27,26 +27,15 @@ from typing import Any
 import openvino
 from common import finish, parser, print_table, quantile, running_daemon, sample_photograph
 from load import Server, load, multipart, once, post
-from openvino import opset15 as ops
-from patchd.models.bases import Base, load_base
-from patchd.models.openvino_graph import Arrays, affine_row, graph
+from patchd.models.bases import load_base
+from patchd.models.openvino_graph import Arrays
 from patchd.models.preprocessing import decode_image, to_input
 from patchd.policies.task import Preprocessing
+from subjects import folded_model
 
 CLIENTS, FORMS = (1, 16), ("jpeg", "tensor")
 ROUNDS = 3
 START_TIMEOUT_S = 60.0
-
-
-def save_folded(base: Base, side: int, file: Path) -> None:
-    """The base as one OpenVINO model of constants, for one image."""
-    arrays: Arrays = {}
-    model = graph(base.network, side, arrays, affine_row(base.network, {}))
-    head = base.network.get_submodule(base.head)
-    weight, bias = (head.get_parameter(leaf).detach().numpy() for leaf in ("weight", "bias"))
-    features = model.get_results()[0].input_value(0)
-    logits = ops.add(ops.matmul(features, ops.constant(weight), False, True), ops.constant(bias))
-    openvino.save_model(openvino.Model([logits], model.get_parameters(), "folded"), file, compress_to_fp16=False)
 
 
 @dataclass(frozen=True)
@@ -120,7 +109,8 @@ def main() -> None:
     cases: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, running_daemon("--policy", "performance") as daemon:
         model = Path(folder, "model.xml")
-        save_folded(base, side, model)
+        arrays: Arrays = {}
+        openvino.save_model(folded_model(base, None, side, arrays), model, compress_to_fp16=False)
         for form in FORMS:
             body, kind = multipart("content", jpeg if form == "jpeg" else tensor)
             with running_peer(arguments.peer_python, model, side, form) as peer:
