@@ -20,7 +20,7 @@ from functools import partial
 import numpy as np
 from common import finish, parser, print_table, spread
 from patchd.models.cascades import FEATURES, CascadeCosts, ScoreTable, expected_cost, plan, read_logits, run, steps_of
-from patchd.models.cascades.search import ALLOWANCES, search
+from patchd.models.cascades.greedy import ALLOWANCES, search
 from patchd.models.evaluation import wilson
 from patchd.policies.cascade import RungId
 

@@ -3,10 +3,10 @@
 from .confidence import fit_confidence, fit_confidences
 from .costs import CascadeCosts
 from .features import FEATURES, accepts, read_logits, score
-from .plan import Planned, plan
+from .greedy import Found, Point, plain_confidence, search
+from .planning import Planned, plan
 from .promise import certify, missing, needed
-from .run import Outcome, Step, expected_cost, row_costs, run, steps_of
-from .search import Found, Point, plain_confidence, search
+from .simulation import Outcome, Step, expected_cost, row_costs, run, steps_of
 from .table import ScoreTable, load_table, save_table
 
 __all__ = [

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from ...policies.cascade import AcceptRule, Cascade, Promise, RuleKind, RungId, Stage
 from .costs import CascadeCosts
-from .run import Outcome, Step, expected_cost, run
-from .search import Point
+from .greedy import Point
+from .simulation import Outcome, Step, expected_cost, run
 from .table import LEAST_SEARCH, ScoreTable
 
 LossArray = NDArray[np.int8]

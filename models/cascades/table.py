@@ -112,16 +112,18 @@ class ScoreTable:
         """
         wanted = self.answers[:, self.index(reference)]
         if self.labels is None:
-            differs: NDArray[np.int8] = np.not_equal(answers, wanted).astype(np.int8)
-            return differs
-        lost: NDArray[np.int8] = np.equal(wanted, self.labels).astype(np.int8)
-        lost -= np.equal(answers, self.labels).astype(np.int8)
-        return lost
+            return _same(answers, wanted) ^ 1
+        return _same(wanted, self.labels) - _same(answers, self.labels)
 
     def disagreements(self, reference: RungId) -> NDArray[np.bool_]:
         """Where each rung's answer is unlike the reference's, [n, m]."""
         unlike: NDArray[np.bool_] = self.answers != self.answers[:, [self.index(reference)]]
         return unlike
+
+
+def _same(one: NDArray[np.int32], other: NDArray[np.int32]) -> NDArray[np.int8]:
+    same: NDArray[np.bool_] = one == other
+    return same.astype(np.int8)
 
 
 def save_table(table: ScoreTable, path: Path) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ...policies.cascade import Cascade, RungId
 from .costs import CascadeCosts
+from .greedy import ALLOWANCES, Point, search
 from .promise import certify, needed
-from .search import ALLOWANCES, Point, search
 from .table import ScoreTable
 
 

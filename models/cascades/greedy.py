@@ -21,14 +21,29 @@ from ...policies.cascade import AcceptRule, RuleKind, RungId
 from .confidence import fit_confidences
 from .costs import CascadeCosts
 from .features import MARGIN, PROBABILITY, confidence
-from .run import Step, expected_cost, run
+from .simulation import Step, expected_cost, run
 from .table import ScoreTable
 
 MOST_STAGES = 4  # with the reference: each keeps a graph in memory and adds to the slowest answers
 WORTH = 0.01  # of the expected cost: a stage that saves less is not worth its graph in memory
 NEVER = 2.0  # a threshold above every margin: such a stage only lends its answer to a later one
 ALL_KINDS = frozenset({RuleKind.CONFIDENCE, RuleKind.MARGIN, RuleKind.AGREEMENT})
-ALLOWANCES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)  # in epsilons; above 1 as only a part is answered early
+ALLOWANCES = (
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.7,
+    0.85,
+    1.0,
+    1.2,
+    1.4,
+    1.7,
+    2.0,
+)  # in epsilons; a part is answered early
+CAUTION = 2.0  # losses that a stage is charged beyond those seen: where it answers few inputs, few losses mean little
 
 Rows = NDArray[np.intp]
 
@@ -47,7 +62,7 @@ class Point:
 class Found:
     """What a search found."""
 
-    path: tuple[Point, ...]  # from the safest to the cheapest, each cheaper than those before and than the reference
+    path: tuple[Point, ...]  # by growing allowance, each cheaper than those before and than the reference
     points: tuple[Point, ...]  # everything evaluated: rungs alone, one early stage and the reference, whole cascades
     frontier: tuple[Point, ...]  # those of them that nothing else beats in both cost and loss, cheapest first
 
@@ -85,12 +100,16 @@ def search(
     *,
     kinds: frozenset[RuleKind] = ALL_KINDS,
     most_stages: int = MOST_STAGES,
+    caution: float = CAUTION,
 ) -> Found:
     """Cascades to `reference` for each allowance: the mean loss that a stage may have on the inputs that it answers.
 
-    `table` is the search part alone. Raises BadInputError when it lacks the reference or a cost is unmeasured.
+    `caution` losses are added to those seen before a mean is taken: so the path begins with cascades that are safe on
+    fresh inputs too. `table` is the search part alone.
+
+    Raises BadInputError when it lacks the reference or a cost is unmeasured.
     """
-    searcher = Searcher(table, costs, reference, kinds)
+    searcher = Searcher(table, costs, reference, kinds, caution)
     whole: list[Point] = []
     points = [searcher.point([Step(rung, AcceptRule(kind=RuleKind.ALWAYS))]) for rung in table.rungs]
     for allowance in sorted(set(allowances)):
@@ -101,9 +120,9 @@ def search(
 
 
 def path_of(points: Sequence[Point], below_ms: float) -> tuple[Point, ...]:
-    """Those cheaper than `below_ms`, in the order of their loss, without any that a safer one undercuts."""
+    """Those cheaper than `below_ms` and than all before them; `points` come in the order of their allowance."""
     path: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.loss, point.cost_ms)):
+    for point in points:
         if point.cost_ms < (path[-1].cost_ms if path else below_ms):
             path.append(point)
     return tuple(path)
@@ -122,7 +141,7 @@ def plain_confidence(
     table: ScoreTable, costs: CascadeCosts, reference: RungId, rungs: Sequence[RungId], thresholds: Iterable[float]
 ) -> list[Point]:
     """The baseline without a search: `rungs` as they are, one threshold on the largest probability for all of them."""
-    searcher = Searcher(table, costs, reference, frozenset())
+    searcher = Searcher(table, costs, reference, frozenset(), 0.0)
     points = []
     weights = np.zeros(table.features.shape[2] + 1)
     weights[1 + PROBABILITY] = 1.0
@@ -136,8 +155,15 @@ def plain_confidence(
 class Searcher:
     """The tables that the greedy algorithm looks things up in: every rung's inputs, sorted by every rule's score."""
 
-    def __init__(self, table: ScoreTable, costs: CascadeCosts, reference: RungId, kinds: frozenset[RuleKind]) -> None:
-        self._table, self._costs, self._reference = table, costs, reference
+    def __init__(
+        self,
+        table: ScoreTable,
+        costs: CascadeCosts,
+        reference: RungId,
+        kinds: frozenset[RuleKind],
+        caution: float,
+    ) -> None:
+        self._table, self._costs, self._reference, self._caution = table, costs, reference, caution
         self._losses = table.losses(reference)
         self._alone_ms = costs.stage_costs([reference])[0]
         self._agreeing = RuleKind.AGREEMENT in kinds
@@ -239,7 +265,7 @@ class Searcher:
     def _single(
         self, rung: RungId, rule: AcceptRule, order: Rows, scores: NDArray[np.float64], cost: float, allowance: float
     ) -> Choice | None:
-        count = longest_prefix(self._losses[order, self._column[rung]], scores, allowance)
+        count = longest_prefix(self._losses[order, self._column[rung]], scores, allowance, self._caution)
         if not count:
             return None
         rule = rule.model_copy(update={"threshold": _between(scores, count)})
@@ -289,15 +315,17 @@ class Searcher:
         return self._costs.marginal(used, rung) - (0.0 if used else self._costs.decode_ms)
 
 
-def longest_prefix(losses: NDArray[np.int8], scores: NDArray[np.float64], allowance: float) -> int:
+def longest_prefix(
+    losses: NDArray[np.int8], scores: NDArray[np.float64], allowance: float, caution: float = 0.0
+) -> int:
     """How many of the inputs, sorted by falling score, may be taken at once with a mean loss of at most `allowance`.
 
-    Inputs of the same score are taken together or not at all.
+    `caution` losses are added to the sum. Inputs of the same score are taken together or not at all.
     """
     if not len(losses):
         return 0
     counts = np.arange(1, len(losses) + 1)
-    allowed = np.cumsum(losses, dtype=np.int64) <= allowance * counts + 1e-9
+    allowed = np.cumsum(losses, dtype=np.int64) + caution <= allowance * counts + 1e-9
     allowed[:-1] &= scores[:-1] > scores[1:]
     found = np.flatnonzero(allowed)
     return int(found[-1]) + 1 if len(found) else 0
