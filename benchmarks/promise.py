@@ -11,6 +11,7 @@ The search: the time of a whole plan (fitting, searching, certifying) on tables 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -108,6 +109,7 @@ def promises(arguments: argparse.Namespace) -> list[dict[str, object]]:
                 for n in arguments.samples:
                     job = partial(_one, labelled, n, epsilon)
                     trials = list(pool.map(job, range(arguments.calibrations), chunksize=5))
+                    print(f"done: labels {labelled}, epsilon {epsilon}, {n} inputs", file=sys.stderr, flush=True)
                     result.append({"basis": "labels" if labelled else "agreement", "epsilon": epsilon, "n": n,
                                    **summary(trials)})  # fmt: skip
     return result

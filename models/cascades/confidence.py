@@ -20,8 +20,14 @@ TOLERANCE = 1e-8
 
 
 def fit_confidence(features: FloatArray, right: NDArray[np.bool_]) -> tuple[float, ...]:
-    """Intercept and weights of P(right) for features [n, k] and outcomes [n], as in `AcceptRule.weights`."""
-    x = features.astype(np.float64)
+    """Intercept and weights of P(right) for features [n, k] and outcomes [n], as in `AcceptRule.weights`.
+
+    Inputs with features that are not finite are passed over; where none is left, all weights are 0.
+    """
+    finite = np.isfinite(features).all(1)
+    if not finite.any():
+        return tuple([0.0] * (features.shape[1] + 1))
+    x, right = features[finite].astype(np.float64), right[finite]
     mean, spread = x.mean(0), x.std(0)
     spread[spread < 1e-6] = 1.0
     x = np.column_stack((np.ones(len(x)), (x - mean) / spread))

@@ -18,6 +18,7 @@ from ...policies.cascade import AcceptRule, RuleKind
 FEATURES = ("probability", "margin", "entropy", "gap")
 PROBABILITY, MARGIN, ENTROPY, GAP = range(len(FEATURES))
 NO_AGREEMENT = -1.0  # below every margin
+MOST_GAP = 100.0  # logits; masked classes at minus infinity must not make a feature infinite
 
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.int32]
@@ -26,8 +27,8 @@ IntArray = NDArray[np.int32]
 def read_logits(logits: Tensor | ArrayLike) -> tuple[IntArray, NDArray[np.float32]]:
     """Answers [N], int32, and features [N, len(FEATURES)], float32, of logits [N, classes].
 
-    Probability and margin are in [0, 1], entropy is divided by that of a uniform answer, the gap is in logits. With one
-    class the answer is certain. Logits that are not finite give NaN, which no rule but `always` accepts.
+    Probability and margin are in [0, 1], entropy is divided by that of a uniform answer, the gap is in logits, at most
+    MOST_GAP. With one class the answer is certain. NaN or plus infinity gives NaN, which no rule but `always` accepts.
     Raises ValueError for another shape.
     """
     values = logits.detach().float().cpu().numpy() if isinstance(logits, Tensor) else np.asarray(logits, np.float32)
@@ -49,7 +50,7 @@ def read_logits(logits: Tensor | ArrayLike) -> tuple[IntArray, NDArray[np.float3
         features[:, PROBABILITY] = 1 / total
         features[:, MARGIN] = (1 - np.exp(second)) / total
         features[:, ENTROPY] = (np.log(total) - weighted) / np.log(classes)
-        features[:, GAP] = -second
+        features[:, GAP] = np.minimum(-second, MOST_GAP)
     return answers, features
 
 

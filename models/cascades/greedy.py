@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,7 @@ ALLOWANCES = (
 CAUTION = 2.0  # losses that a stage is charged beyond those seen: where it answers few inputs, few losses mean little
 
 Rows = NDArray[np.intp]
+Ranked = tuple[Rows, NDArray[np.float64]]  # inputs by falling score, and their scores
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,19 @@ class Found:
     frontier: tuple[Point, ...]  # those of them that nothing else beats in both cost and loss, cheapest first
 
 
+class Pick(NamedTuple):
+    """A stage while it is looked for: the column of its rung, and its rule but for the threshold."""
+
+    column: int
+    rule: AcceptRule
+    threshold: float
+
+
 @dataclass(frozen=True)
 class Choice:
     """Stages that may come next, with the inputs that they would answer at once."""
 
-    steps: tuple[Step, ...]
+    picks: tuple[Pick, ...]
     answered: Rows
     cost_ms: float  # mean, for an open input
 
@@ -81,14 +91,14 @@ class _Turns:
     """A cascade under construction."""
 
     open: NDArray[np.bool_]  # [n]
-    steps: list[Step] = field(default_factory=list)
+    picks: list[Pick] = field(default_factory=list)
 
     @property
-    def rungs(self) -> list[RungId]:
-        return [step.rung for step in self.steps]
+    def columns(self) -> tuple[int, ...]:
+        return tuple(pick.column for pick in self.picks)
 
     def take(self, choice: Choice) -> None:
-        self.steps += choice.steps
+        self.picks += choice.picks
         self.open[choice.answered] = False
 
 
@@ -165,20 +175,24 @@ class Searcher:
     ) -> None:
         self._table, self._costs, self._reference, self._caution = table, costs, reference, caution
         self._losses = table.losses(reference)
-        self._alone_ms = costs.stage_costs([reference])[0]
+        self._last = table.index(reference)
+        self._others = [i for i in range(len(table.rungs)) if i != self._last]
+        self._stage_ms: dict[tuple[tuple[int, ...], int], float] = {}
+        self._agreements = [AcceptRule(kind=RuleKind.AGREEMENT, earlier=i) for i in range(len(table.rungs))]
         self._agreeing = RuleKind.AGREEMENT in kinds
-        self._others = [rung for rung in table.rungs if rung != reference]
-        self._column = {rung: i for i, rung in enumerate(table.rungs)}
-        self._weights = fit_confidences(table, reference) if RuleKind.CONFIDENCE in kinds else {}
-        self._sorted: dict[tuple[RungId, RuleKind], tuple[Rows, NDArray[np.float64]]] = {}
-        for rung in self._others:
-            features = table.features[:, self._column[rung]]
+        self._rules: dict[int, list[AcceptRule]] = {column: [] for column in self._others}
+        self._sorted: dict[tuple[int, RuleKind], Ranked] = {}
+        weights = fit_confidences(table, reference) if RuleKind.CONFIDENCE in kinds else {}
+        for column, rules in self._rules.items():
+            features, rung = table.features[:, column], table.rungs[column]
+            if RuleKind.MARGIN in kinds:
+                rules.append(AcceptRule(kind=RuleKind.MARGIN))
             if kinds & {RuleKind.MARGIN, RuleKind.AGREEMENT}:
-                self._sorted[rung, RuleKind.MARGIN] = _descending(features[:, MARGIN].astype(np.float64))
-            if rung in self._weights:
-                scores = confidence(np.asarray(self._weights[rung]), features)
-                self._sorted[rung, RuleKind.CONFIDENCE] = _descending(scores)
-        self._own_kinds = tuple(sorted(kinds - {RuleKind.AGREEMENT, RuleKind.ALWAYS}))
+                self._sorted[column, RuleKind.MARGIN] = _descending(features[:, MARGIN].astype(np.float64))
+            if rung in weights:
+                rules.append(AcceptRule(kind=RuleKind.CONFIDENCE, weights=weights[rung]))
+                scores = confidence(np.asarray(weights[rung]), features)
+                self._sorted[column, RuleKind.CONFIDENCE] = _descending(scores)
 
     @property
     def last(self) -> Step:
@@ -195,10 +209,10 @@ class Searcher:
         turns = _Turns(np.ones(len(self._table), np.bool_))
         while turns.open.any():
             best = max(self._choices(turns, allowance), key=_rate, default=None)
-            if best is None or _rate(best) <= turns.open.sum() / self._beyond_decoding(turns.rungs, self._reference):
+            if best is None or _rate(best) <= turns.open.sum() / self._cost(turns.columns, self._last):
                 break
             turns.take(best)
-        return [*turns.steps, self.last]
+        return self._steps(turns.picks)
 
     def pruned(self, steps: Sequence[Step], allowance: float, most: int) -> list[Step]:
         """At most `most` of the stages, without those that are not worth it.
@@ -206,9 +220,9 @@ class Searcher:
         Again and again the stage goes that is missed least, while it is of no worth or there are too many. The
         thresholds of the others are set anew each time, as `greedy` sets them, so the allowance holds for every stage.
         """
-        best = self.point(steps)
+        alone, best = self._costs.stage_costs([self._reference])[0], self.point(steps)
         while True:
-            limit = min(best.cost_ms * (1 + WORTH), self._alone_ms) if len(best.steps) <= most else np.inf
+            limit = min(best.cost_ms * (1 + WORTH), alone) if len(best.steps) <= most else np.inf
             left = (_without(best.steps, i) for i in range(len(best.steps) - 1))
             fewer = [self.point(self._refitted(remaining, allowance)) for remaining in left if remaining]
             fewer = [point for point in fewer if point.cost_ms <= limit]
@@ -220,13 +234,18 @@ class Searcher:
         """The same rungs and rules in the same order, each with the lowest threshold that the allowance permits."""
         turns = _Turns(np.ones(len(self._table), np.bool_))
         for step in steps[:-1]:
-            order, scores = self._ranked(step.rung, step.rule, turns)
-            choice = self._single(step.rung, step.rule, order, scores, 1.0, allowance)
+            column = self._table.index(step.rung)
+            choice = self._single(column, step.rule, self._ranked(column, step.rule, turns), 1.0, allowance)
             if choice is None:
-                turns.steps.append(Step(step.rung, step.rule.model_copy(update={"threshold": NEVER})))
+                turns.picks.append(Pick(column, step.rule, NEVER))
             else:
                 turns.take(choice)
-        return [*turns.steps, self.last]
+        return self._steps(turns.picks)
+
+    def _steps(self, picks: Iterable[Pick]) -> list[Step]:
+        rungs = self._table.rungs
+        steps = [Step(rungs[p.column], p.rule.model_copy(update={"threshold": p.threshold})) for p in picks]
+        return [*steps, self.last]
 
     def single_points(self, allowance: float) -> Iterator[Point]:
         """Every rung and rule as the only early stage before the reference."""
@@ -234,14 +253,13 @@ class Searcher:
         everything = _Turns(np.ones(n, np.bool_))
         unlike = self._table.disagreements(self._reference)
         for choice in self._singles(everything, allowance):
-            rung, rows = choice.steps[0].rung, choice.answered
-            first, then = self._costs.stage_costs((rung, self._reference))
-            column = self._column[rung]
+            column, rows = choice.picks[0].column, choice.answered
+            then = self._cost((column,), self._last)
             yield Point(
-                first + (1 - len(rows) / n) * then,
+                self._costs.decode_ms + choice.cost_ms + (1 - len(rows) / n) * then,
                 float(self._losses[rows, column].sum()) / n,
                 float(unlike[rows, column].sum()) / n,
-                (*choice.steps, self.last),
+                tuple(self._steps(choice.picks)),
             )
 
     def _choices(self, turns: _Turns, allowance: float) -> list[Choice]:
@@ -249,70 +267,67 @@ class Searcher:
         return singles + list(self._pairs(turns, allowance, singles)) if self._agreeing else singles
 
     def _singles(self, turns: _Turns, allowance: float) -> Iterator[Choice]:
-        used = turns.rungs
-        for rung in self._others:
-            if rung in used:
+        used = turns.columns
+        for column in self._others:
+            if column in used:
                 continue
-            rules = [AcceptRule(kind=kind, weights=self._weights_of(rung, kind)) for kind in self._own_kinds]
-            if self._agreeing:
-                rules += [AcceptRule(kind=RuleKind.AGREEMENT, earlier=i) for i in range(len(used))]
-            cost = self._beyond_decoding(used, rung)
-            for rule in rules:
-                choice = self._single(rung, rule, *self._ranked(rung, rule, turns), cost, allowance)
+            cost = self._cost(used, column)
+            for rule in self._rules[column] + (self._agreements[: len(used)] if self._agreeing else []):
+                choice = self._single(column, rule, self._ranked(column, rule, turns), cost, allowance)
                 if choice is not None:
                     yield choice
 
-    def _single(
-        self, rung: RungId, rule: AcceptRule, order: Rows, scores: NDArray[np.float64], cost: float, allowance: float
-    ) -> Choice | None:
-        count = longest_prefix(self._losses[order, self._column[rung]], scores, allowance, self._caution)
+    def _single(self, column: int, rule: AcceptRule, ranked: Ranked, cost_ms: float, allowance: float) -> Choice | None:
+        order, scores = ranked
+        count = longest_prefix(self._losses[order, column], scores, allowance, self._caution)
         if not count:
             return None
-        rule = rule.model_copy(update={"threshold": _between(scores, count)})
-        return Choice((Step(rung, rule),), order[:count], cost)
-
-    def _weights_of(self, rung: RungId, kind: RuleKind) -> tuple[float, ...]:
-        return self._weights[rung] if kind is RuleKind.CONFIDENCE else ()
+        return Choice((Pick(column, rule, _between(scores, count)),), order[:count], cost_ms)
 
     def _pairs(self, turns: _Turns, allowance: float, singles: Sequence[Choice]) -> Iterator[Choice]:
         """Two cheap rungs of which the second answers where both say the same; the first answers what it can alone."""
-        used = turns.rungs
+        used, size = turns.columns, int(turns.open.sum())
         best = max(map(_rate, singles), default=0.0)
-        size = int(turns.open.sum())
-        for first in (rung for rung in self._others if rung not in used):
-            own = max((c for c in singles if c.steps[0].rung == first), key=lambda c: len(c.answered), default=None)
+        rule = self._agreements[len(used)]
+        for first in (column for column in self._others if column not in used):
+            own = max((c for c in singles if c.picks[0].column == first), key=lambda c: len(c.answered), default=None)
             answered = own.answered if own else np.empty(0, np.intp)
-            step = own.steps[0] if own else Step(first, AcceptRule(kind=RuleKind.MARGIN, threshold=NEVER))
+            pick = own.picks[0] if own else Pick(first, AcceptRule(kind=RuleKind.MARGIN), NEVER)
             left = turns.open.copy()
             left[answered] = False
-            first_cost = self._beyond_decoding(used, first)
+            between = _Turns(left, [*turns.picks, pick])
+            first_cost = self._cost(used, first)
             for second in self._others:
-                if second in used or second == first or self._beyond_decoding(used, second) < first_cost:
+                if second in between.columns or self._cost(used, second) < first_cost:
                     continue
-                cost = first_cost + left.sum() / size * self._costs.marginal([*used, first], second)
-                rule = AcceptRule(kind=RuleKind.AGREEMENT, earlier=len(used))
-                order, scores = self._ranked(second, rule, _Turns(left, [*turns.steps, step]))
-                if (len(answered) + len(order)) / cost <= best:
+                cost = first_cost + (1 - len(answered) / size) * self._cost(between.columns, second)
+                ranked = self._ranked(second, rule, between)
+                if (len(answered) + len(ranked[0])) / cost <= best:
                     continue  # even if all that agree were taken
-                choice = self._single(second, rule, order, scores, cost, allowance)
+                choice = self._single(second, rule, ranked, cost, allowance)
                 if choice is not None:
-                    pair = Choice((step, *choice.steps), np.concatenate((answered, choice.answered)), cost)
+                    pair = Choice((pick, *choice.picks), np.concatenate((answered, choice.answered)), cost)
                     best = max(best, _rate(pair))
                     yield pair
 
-    def _ranked(self, rung: RungId, rule: AcceptRule, turns: _Turns) -> tuple[Rows, NDArray[np.float64]]:
+    def _ranked(self, column: int, rule: AcceptRule, turns: _Turns) -> Ranked:
         """The open inputs by falling score, with their scores; for an agreement only those that agree."""
-        kind = RuleKind.MARGIN if rule.earlier is not None else rule.kind
-        order, scores = self._sorted[rung, kind]
+        order, scores = self._sorted[column, RuleKind.MARGIN if rule.earlier is not None else rule.kind]
         kept = turns.open[order]
         if rule.earlier is not None:
-            answers, earlier = self._table.answers, turns.steps[rule.earlier].rung
-            kept &= (answers[:, self._column[rung]] == answers[:, self._column[earlier]])[order]
+            answers = self._table.answers
+            kept &= (answers[:, column] == answers[:, turns.picks[rule.earlier].column])[order]
         return order[kept], scores[kept]
 
-    def _beyond_decoding(self, used: Sequence[RungId], rung: RungId) -> float:
-        # Every cascade decodes every input: counting that to the first stage would make the dear ones look cheap.
-        return self._costs.marginal(used, rung) - (0.0 if used else self._costs.decode_ms)
+    def _cost(self, used: tuple[int, ...], column: int) -> float:
+        """What a stage adds. Decoding, which all do, is left out: a dear first stage must not look cheap by it."""
+        cost = self._stage_ms.get((used, column))
+        if cost is None:
+            rungs = self._table.rungs
+            cost = self._costs.marginal([rungs[i] for i in used], rungs[column])
+            cost -= 0.0 if used else self._costs.decode_ms
+            self._stage_ms[used, column] = cost
+        return cost
 
 
 def longest_prefix(
@@ -340,7 +355,7 @@ def _between(scores: NDArray[np.float64], count: int) -> float:
     return middle if middle > float(scores[count]) else last
 
 
-def _descending(scores: NDArray[np.float64]) -> tuple[Rows, NDArray[np.float64]]:
+def _descending(scores: NDArray[np.float64]) -> Ranked:
     order = np.argsort(-scores, kind="stable")
     order = order[~np.isnan(scores[order])]
     return order, scores[order]

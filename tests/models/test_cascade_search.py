@@ -106,11 +106,9 @@ def brute_force(searcher, table, costs, reference):
             for rung in rungs:
                 column = table.index(rung)
                 options.append([])
-                for kind in sorted(OWN):
-                    weights = searcher._weights_of(rung, kind)
-                    scores = searcher._sorted[rung, kind][1]
-                    for threshold in np.unique(scores):
-                        rule = AcceptRule(kind=kind, threshold=float(threshold), weights=weights)
+                for rule in searcher._rules[column]:
+                    for threshold in np.unique(searcher._sorted[column, rule.kind][1]):
+                        rule = rule.model_copy(update={"threshold": float(threshold)})
                         taken = accepts(rule, table.features[:, column], table.answers[:, column])
                         options[-1].append((Step(rung, rule), taken))
             for chosen in product(*options):

@@ -127,7 +127,7 @@ def test_logits_that_are_not_finite_are_taken_by_the_last_stage_only():
     for rule in RULES[:2]:
         assert not accepts(rule, features[:2], answers[:2]).any()
     assert accepts(RULES[3], features, answers).all()
-    assert features[2].tolist() == [1.0, 1.0, 0.0, np.inf]
+    assert features[2].tolist() == [1.0, 1.0, 0.0, 100.0]
 
 
 @given(tables(), st.sampled_from(RULES), st.randoms())
@@ -158,6 +158,15 @@ def test_the_learned_confidence_is_calibrated():
     for low, high in ((0.0, 0.6), (0.6, 0.9), (0.9, 1.01)):
         among = (said >= low) & (said < high)
         assert abs(said[among].mean() - right[3000:][among].mean()) < 4 * 0.5 / np.sqrt(among.sum())
+
+
+def test_a_fit_passes_over_features_that_are_not_finite():
+    table = realistic(200, rungs=1)
+    features, right = table.features[:, 0].copy(), table.answers[:, 0] == table.labels
+    weights = fit_confidence(features[:150], right[:150])
+    features[150:] = np.nan
+    assert fit_confidence(features, right) == weights
+    assert fit_confidence(features[150:], right[150:]) == (0.0,) * (len(FEATURES) + 1)
 
 
 @pytest.mark.parametrize("right", [np.ones(40, bool), np.zeros(40, bool), np.arange(40) >= 20])
