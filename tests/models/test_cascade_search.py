@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise, permutations, product
-from typing import Any
 
 import numpy as np
 import pytest
 from cascade_tables import costs_of, realistic, tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from patchd.models.cascades import Step, accepts, expected_cost, plain_confidence, row_costs, run, search
+from patchd.models.cascades import (
+    Step,
+    accepts,
+    expected_cost,
+    fit_confidences,
+    plain_confidence,
+    row_costs,
+    run,
+    score,
+    search,
+)
 from patchd.models.cascades.greedy import Searcher, frontier_of, path_of
 from patchd.policies.cascade import AcceptRule, RuleKind
 
@@ -96,23 +105,24 @@ def test_what_is_found_is_evaluated_as_it_runs(table):
     assert all(cost < alone for cost in costs_along)
 
 
-def brute_force(searcher, table, costs, reference):
+def brute_force(table, costs, reference):
     """The cheapest cascade of which no stage answers unlike the reference, over all orders, rules and thresholds."""
-    others = [rung for rung in table.rungs if rung != reference]
+    others, weights = [rung for rung in table.rungs if rung != reference], fit_confidences(table, reference)
     best = np.inf
     for size in range(len(others) + 1):
         for rungs in permutations(others, size):
-            options: list[list[Any]] = []
+            options: list[list[Step]] = []
             for rung in rungs:
                 column = table.index(rung)
                 options.append([])
-                for rule in searcher._rules[column]:
-                    for threshold in np.unique(searcher._sorted[column, rule.kind][1]):
-                        rule = rule.model_copy(update={"threshold": float(threshold)})
-                        taken = accepts(rule, table.features[:, column], table.answers[:, column])
-                        options[-1].append((Step(rung, rule), taken))
+                for rule in (
+                    AcceptRule(kind=RuleKind.MARGIN),
+                    AcceptRule(kind=RuleKind.CONFIDENCE, weights=weights[rung]),
+                ):
+                    for threshold in np.unique(score(rule, table.features[:, column], table.answers[:, column])):
+                        options[-1].append(Step(rung, rule.model_copy(update={"threshold": float(threshold)})))
             for chosen in product(*options):
-                steps = [*(step for step, _ in chosen), Step(reference, ALWAYS)]
+                steps = [*chosen, Step(reference, ALWAYS)]
                 outcome = run(steps, table, reference)
                 if not outcome.losses.any():
                     best = min(best, expected_cost(steps, outcome, costs))
@@ -129,7 +139,7 @@ def test_greedy_is_within_the_factor_of_four_of_the_best_of_all_cascades(seed):
     reference, costs = ids[-1], costs_of(ids, seed)
     searcher = Searcher(table, costs, reference, OWN, caution=0.0)
     greedy = searcher.point(searcher.greedy(0.0))
-    best = brute_force(searcher, table, costs, reference)
+    best = brute_force(table, costs, reference)
     assert best - 1e-9 <= greedy.cost_ms
     assert greedy.cost_ms - costs.decode_ms <= 4 * (best - costs.decode_ms)
     assert greedy.loss == 0
