@@ -109,9 +109,9 @@ def promises(arguments: argparse.Namespace) -> list[dict[str, object]]:
                 for n in arguments.samples:
                     job = partial(_one, labelled, n, epsilon)
                     trials = list(pool.map(job, range(arguments.calibrations), chunksize=5))
-                    print(f"done: labels {labelled}, epsilon {epsilon}, {n} inputs", file=sys.stderr, flush=True)
-                    result.append({"basis": "labels" if labelled else "agreement", "epsilon": epsilon, "n": n,
-                                   **summary(trials)})  # fmt: skip
+                    found = {"basis": "labels" if labelled else "agreement", "epsilon": epsilon, "n": n}
+                    result.append(found | summary(trials))
+                    print(result[-1], file=sys.stderr, flush=True)
     return result
 
 
