@@ -64,7 +64,7 @@ def test_decisions_over_many_tasks_stay_within_their_bytes_and_the_newest_is_kep
 def test_decisions_of_an_older_state_are_read_on(tmp_path: Path) -> None:
     decision, snapshot, state = decided(1, tasks=2)
     database = Database(sqlite3.connect(tmp_path / "patchd.db", isolation_level=None))
-    MIGRATIONS.apply(database, stop_before="m002_compressed_decisions")
+    MIGRATIONS.apply(database, stop_before="m004_compressed_decisions")
     row = {"id": decision.id, "time_s": 1.0, "decision": decision.model_dump_json()}
     row |= {"snapshot": snapshot.model_dump_json(), "policy": state.model_dump_json()}
     database.table("decisions").insert(row)
