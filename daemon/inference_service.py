@@ -343,6 +343,7 @@ class InferenceService:
         The worker loads each of these bases and keeps it. Raises NotFoundError, UnavailableError or WorkerCrashedError.
         """
         for base in dict.fromkeys(rung.base for rung in self._tasks.pool(task)):
+            self._last_used_s = time.monotonic()
             await asyncio.shield(self._ensure_worker(base, self._tasks.task(task).bases[base]))
         self._last_used_s = time.monotonic()
         return self._tasks.pool(task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ class TaskService:
         self._tasks = {spec.name: (spec, created_s) for spec, created_s in store.tasks()}
         self._costs = {(cost.base, cost.resolution): cost for cost in store.costs()}
         self._pools: dict[str, tuple[Rung, ...]] = {}
-        self._ladders: dict[str, Ladder] = {}
+        self._ladders: dict[str, Ladder] = {}  # of each task's own base
+        self._by_base: dict[str, dict[str, Ladder]] = {}
         built_in = TaskSpec(
             name="imagenet",
             labels=imagenet_labels(),
@@ -71,14 +73,13 @@ class TaskService:
             raise NotFoundError(
                 f"Task '{task}' has no rungs of base '{base}'.", hint=f"It has rungs of {', '.join(spec.bases)}."
             )
-        other = None if base == spec.base else base
-        rungs = tuple(rung for rung in self._pools[task] if rung.base == (other or spec.base))
-        if not rungs:
-            of, option = ("", "") if other is None else (f" for base {other}", f" --base {other}")
+        ladder = self._by_base[task].get(base or spec.base)
+        if ladder is None:
+            of, option = ("", "") if base in (None, spec.base) else (f" for base {base}", f" --base {base}")
             raise NotFoundError(
                 f"Task '{task}' has no patch{of} yet.", hint=f"Train one: patchctl train submit --task {task}{option}"
             )
-        return Ladder(task=task, rungs=rungs)
+        return ladder
 
     def task(self, name: str) -> TaskSpec:
         """A task by name. Raises NotFoundError."""
@@ -138,8 +139,8 @@ class TaskService:
             raise ConflictError(f"The task '{name}' is built in and cannot be removed.")
         self._store.delete_task(name)
         del self._tasks[name]
-        self._ladders.pop(name, None)
-        self._pools.pop(name, None)
+        for known in (self._ladders, self._by_base, self._pools):
+            known.pop(name, None)
         self._events.emit("task.removed", f"Task {name} was removed.", task=name)
 
     def _put(self, spec: TaskSpec, created_s: float) -> None:
@@ -340,10 +341,11 @@ class TaskService:
                 )
         for name in names:
             spec, _ = self._tasks[name]
-            self._pools[name] = self._pool(spec, in_force[name])
-            own = tuple(rung for rung in self._pools[name] if rung.base == spec.base)
-            if own:
-                self._ladders[name] = Ladder(task=name, rungs=own)
+            pool = self._pools[name] = self._pool(spec, in_force[name])
+            by_base = groupby(pool, key=lambda rung: rung.base)
+            self._by_base[name] = {base: Ladder(task=name, rungs=tuple(rungs)) for base, rungs in by_base}
+            if spec.base in self._by_base[name]:
+                self._ladders[name] = self._by_base[name][spec.base]
             else:
                 self._ladders.pop(name, None)
 

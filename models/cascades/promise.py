@@ -3,8 +3,8 @@
 For each cascade of a path the hypothesis is "its mean loss against the reference exceeds epsilon". The path is tested
 from its smallest allowance to its largest, each at delta, up to the first hypothesis that stands (fixed-sequence
 testing); the last cascade that passed is promised. Then with probability at least 1 - delta over the certifying inputs
-its mean loss is at most epsilon, whatever the distribution (Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then Test",
-2021).
+its mean loss is at most epsilon, whatever the distribution (Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then
+Test", 2021).
 
 The p-values are valid at any sample size. Which of two tests makes them is settled on the search part, so the choice is
 independent of the inputs that are tested on.
