@@ -184,7 +184,7 @@ class CalibrationService:
         await self._inference.measure_pool(run.task)
         old = self._cascades.state(run.task)
         policy = self._policies.policy.cascade
-        rungs, rows = self._cascades.rows(run.task)
+        rungs, rows = self._cascades.rows(run.task) if create.from_requests else (self._cascades.pool(run.task), ())
         decode_ms = None  # measured on the images
         if create.again or create.from_requests:
             decode_ms = self._inference.decode_ms or (None if old is None else old.decode_ms)
@@ -201,7 +201,7 @@ class CalibrationService:
             table_file=str(self._table(run.task)),
             own_data=not (create.images or create.from_requests or create.again),
             images=create.images,
-            rows=rows if create.from_requests else (),
+            rows=rows,
             prices=self._tasks.prices(run.task),
             decode_ms=decode_ms,
             engine=self._inference.engine or "torch",

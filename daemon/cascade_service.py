@@ -68,13 +68,13 @@ class CascadeService:
         return tuple(self._counts.get(task, ()))
 
     def rows(self, task: str) -> tuple[tuple[RungId, ...], tuple[Row, ...]]:
-        """The audited inputs of a task's present pool since its cascade last drifted: the rungs, and what they said."""
-        rungs, since_s = self.pool(task), self._since_s(task)
+        """The audited inputs since the task's cascade last drifted: the rungs, and what they said."""
+        rungs, since_s = self.audited(task), self._since_s(task)
         return rungs, tuple(self._store.audits(task, _key(rungs), since_s))
 
     def count_rows(self, task: str) -> int:
         """How many such inputs there are."""
-        return self._store.count_audits(task, _key(self.pool(task)), self._since_s(task))
+        return self._store.count_audits(task, _key(self.audited(task)), self._since_s(task))
 
     def _since_s(self, task: str) -> float:
         state = self._states.get(task)
@@ -87,6 +87,13 @@ class CascadeService:
             for rung in self._tasks.pool(task)
             if rung.cost_ms is not None
         )
+
+    def audited(self, task: str) -> tuple[RungId, ...]:
+        """The rungs that audits run: of the bases that predictions load anyway, the task's own and its cascade's."""
+        bases, state = {self._tasks.task(task).base}, self._states.get(task)
+        if state is not None:
+            bases |= {rung.base for rung in (*state.cascade.rungs, state.cascade.reference)}
+        return tuple(rung for rung in self.pool(task) if rung.base in bases)
 
     # predictions
 
@@ -150,7 +157,7 @@ class CascadeService:
     def heard(self, audited: Audited, now_s: float) -> None:
         """Keep what an audit found, and see whether the answers have drifted from the reference's."""
         asked = self._asked.pop(audited.id, None)
-        if asked is None or asked.task not in self._tasks.tasks or asked.rungs != self.pool(asked.task):
+        if asked is None or asked.task not in self._tasks.tasks or asked.rungs != self.audited(asked.task):
             return  # the task's rungs are others by now
         row = Row(answers=audited.answers, features=audited.features)
         self._store.put_audit(asked.task, _key(asked.rungs), row, now_s, MOST_ROWS)
@@ -176,8 +183,8 @@ class CascadeService:
             share = max(share, AFTER_DRIFT_SHARE)
         if self._random.random() >= share:
             return ()
-        pool = self.pool(task)
-        return tuple(self._ref(task, rung) for rung in pool) if len(pool) > 1 else ()
+        rungs = self.audited(task)
+        return tuple(self._ref(task, rung) for rung in rungs) if len(rungs) > 1 else ()
 
     def _ref(self, task: str, rung: RungId) -> RungRef:
         return self._tasks.rung_ref(task, rung.resolution, rung.base)
