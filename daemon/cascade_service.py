@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..policies.cascade import Row, RungId
+from ..policies.cascade import Cascade, Row, RungId
 from ..policies.cascade_choice import AffordedCascade, afforded
 from ..policies.drift import calibrated_bound, describe, drifted, onset, update
 from ..policies.policy import Cascades
@@ -19,7 +19,7 @@ from .events import EventLog
 from .policy_service import PolicyService
 from .store import Store
 from .task_service import TaskService
-from .workers.protocol import Audited, Passage, RungRef, StageRef, Timing
+from .workers.protocol import Audited, InferResult, RungRef, StageRef
 
 MOST_ROWS = 20_000  # audited inputs kept for a task; the oldest go first
 MOST_ASKED = 1000  # audits that may be under way
@@ -30,12 +30,13 @@ AFTER_DRIFT_SHARE = 0.2  # of the answers are audited while a cascade that drift
 class Plan:
     """The stages that a prediction passes now (none: its rung alone), and the rungs to run on it in idle time."""
 
-    afforded: AffordedCascade | None
-    stages: tuple[StageRef, ...]
-    audit: tuple[RungRef, ...]
+    cascade: Cascade | None = None
+    afforded: AffordedCascade | None = None
+    stages: tuple[StageRef, ...] = ()
+    audit: tuple[RungRef, ...] = ()
 
 
-NOTHING = Plan(None, (), ())
+NOTHING = Plan()
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class CascadeService:
         state = self._current(task)
         audit = self._audit(task, state, policy)
         if state is None or not state.in_force:
-            return Plan(None, (), audit)
+            return Plan(audit=audit)
         run = afforded(
             state.cascade,
             allocation,
@@ -116,7 +117,7 @@ class CascadeService:
         stages = tuple(
             StageRef(rung=self._ref(task, stage.rung), rule=stage.rule, cost_ms=stage.cost_ms) for stage in run.stages
         )
-        return Plan(run, stages, audit)
+        return Plan(state.cascade, run, stages, audit)
 
     def sent(self, request: int, task: str, plan: Plan) -> None:
         """Remember what the audit of a request is of: what comes back names the request only."""
@@ -127,30 +128,29 @@ class CascadeService:
         while len(self._asked) > MOST_ASKED:
             self._asked.pop(next(iter(self._asked)))
 
-    def answered(
-        self, request: int, task: str, run: AffordedCascade, passage: Passage, timing: Timing
-    ) -> CascadeAnswer | None:
-        """Count an answer; what the caller is told of its way through the cascade, if that is still the task's."""
-        state = self._states.get(task)
-        if state is None:
+    def answered(self, request: int, task: str, plan: Plan, result: InferResult) -> CascadeAnswer | None:
+        """Count an answer; what the caller is told of its way through the cascade, None where it passed none."""
+        passage, run, cascade = result.passage, plan.afforded, plan.cascade
+        if passage is None or run is None or cascade is None:
             return None
         place = run.places[passage.stage]
-        counts = self._counts.setdefault(task, [StageCount() for _ in state.cascade.stages])
-        if place < len(counts):
-            spent_ms = timing.decode_ms + timing.preprocess_ms + timing.bind_ms + timing.network_ms
-            before = counts[place]
-            counts[place] = StageCount(answers=before.answers + 1, spent_ms=before.spent_ms + spent_ms)
+        state = self._states.get(task)
+        if state is not None and state.cascade is cascade:  # and not one made since the request came
+            counts = self._counts.setdefault(task, [StageCount() for _ in cascade.stages])
+            counts[place] = StageCount(
+                answers=counts[place].answers + 1, spent_ms=counts[place].spent_ms + result.timing.spent_ms
+            )
         if passage.late and request in self._asked:
             self._asked[request] = replace(self._asked[request], promised=False)
         late = "; the deadline left no time for a further stage, so this answer carries no promise"
         return CascadeAnswer(
             stage=place,
-            stages=len(state.cascade.stages),
+            stages=len(cascade.stages),
             confidence=passage.confidence,
             cost_ms=sum(stage.cost_ms for stage in run.stages[: passage.stage + 1]),
             late=passage.late,
             shortened=not run.whole,
-            promise=state.cascade.promise if run.promised and not passage.late else None,
+            promise=cascade.promise if run.promised and not passage.late else None,
             text=f"{run.text}{late if passage.late else ''}",
         )
 

@@ -38,7 +38,7 @@ from .api.schemas import (
     RequestLatency,
     WorkerStatus,
 )
-from .cascade_service import NOTHING, CascadeService, Plan
+from .cascade_service import NOTHING, CascadeService
 from .deciding import DecisionService
 from .error_codes import error_from_code
 from .events import EventLog
@@ -233,16 +233,16 @@ class InferenceService:
         result = await self._call(request, given.payload)
         if not isinstance(result, InferResult):
             raise WorkerCrashedError("The inference worker answered out of turn.", retry_after_s=1.0)
-        passed = self._passed(request, task, plan, result)
+        passed = self._cascades.answered(request.id, task, plan, result)
         if result.passage is not None:
             rung = plan.stages[result.passage.stage].rung
-            why = f"{rung.base} at {rung.resolution} px, " + (passed.text if passed else "of a cascade that is gone")
+            self._bases_used.update(stage.rung.base for stage in plan.stages[: result.passage.stage + 1])
+            why = f"{rung.base} at {rung.resolution} px, {passed.text if passed else route.why}"
         else:
             rung = next(each for each in (route.rung, *route.smaller) if each.resolution == result.resolution)
             why = route.why if rung is route.rung else _by_domain(rung.resolution, result.image_size, route.why)
         now = time.perf_counter()
         timing = result.timing
-        spent = timing.decode_ms + timing.preprocess_ms + timing.bind_ms + timing.network_ms
         total_ms = (now - began) * 1e3
         self._account(rung, given.form, total_ms - start_ms, result)
         request_id = f"{self._token}-{request.id}"
@@ -265,7 +265,7 @@ class InferenceService:
             cascade=passed,
             timing=InferTiming(
                 total_ms=total_ms,
-                queue_ms=max(0.0, (now - sent) * 1e3 - spent),
+                queue_ms=max(0.0, (now - sent) * 1e3 - timing.spent_ms),
                 start_worker_ms=start_ms,
                 decode_ms=timing.decode_ms,
                 preprocess_ms=timing.preprocess_ms,
@@ -301,13 +301,6 @@ class InferenceService:
         )
         rung = self._tasks.rung_ref(task, decided.resolution, base)
         return _Route(rung, f"{asked}{decided.text}", smaller, decided=True)
-
-    def _passed(self, request: InferRequest, task: str, plan: Plan, result: InferResult) -> CascadeAnswer | None:
-        """What is told of an answer's way through the cascade; None where it passed none."""
-        if result.passage is None or plan.afforded is None:
-            return None
-        self._bases_used.update(stage.rung.base for stage in plan.stages[: result.passage.stage + 1])
-        return self._cascades.answered(request.id, task, plan.afforded, result.passage, result.timing)
 
     def answered(self, request_id: str) -> tuple[str | None, CascadeAnswer | None]:
         """The decision that a request obeyed, and its way through the cascade. Raises NotFoundError when forgotten."""

@@ -76,6 +76,11 @@ class Timing(Frozen):
     bind_ms: float = Field(description="swapping the patch in")
     network_ms: float
 
+    @property
+    def spent_ms(self) -> float:
+        """All of it."""
+        return self.decode_ms + self.preprocess_ms + self.bind_ms + self.network_ms
+
 
 class Passage(Frozen):
     """How far an image went through a cascade."""
