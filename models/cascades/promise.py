@@ -1,10 +1,9 @@
 """The promise of a cascade: tests on inputs that the search has not seen, in the frame of Learn-then-Test.
 
 For each cascade of a path the hypothesis is "its mean loss against the reference exceeds epsilon". The path is tested
-from its smallest allowance to its largest, each at delta, up to the first hypothesis that stands (fixed-sequence
-testing); the last cascade that passed is promised. Then with probability at least 1 - delta over the certifying inputs
-its mean loss is at most epsilon, whatever the distribution (Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then
-Test", 2021).
+by growing allowance, each cascade at delta, up to the first hypothesis that stands (fixed-sequence testing); the last
+cascade that passed is promised. Then with probability at least 1 - delta over the certifying inputs its mean
+loss is at most epsilon, whatever the distribution (Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then Test", 2021).
 
 The p-values are valid at any sample size. Which of two tests makes them is settled on the search part, so the choice is
 independent of the inputs that are tested on.
@@ -127,7 +126,8 @@ def certify(
     Raises ValueError unless epsilon and delta lie in (0, 1).
     """
     _check(epsilon, delta)
-    lacking = missing(len(searched) + len(certifying), epsilon, delta)
+    lacking = needed(epsilon, delta) - len(certifying)
+    lacking = max(lacking, missing(len(searched) + len(certifying), epsilon, delta)) if lacking > 0 else 0
     passed: tuple[Point, Outcome, float] | None = None
     first: tuple[Outcome, float] | None = None
     for point in path if not lacking else ():
