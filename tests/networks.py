@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from patchd.models.networks import BatchRenorm2d, EfficientNetLite
+from patchd.models.networks import BatchRenorm2d, EfficientNetLite, MobileNetV2
 from torch import Tensor, nn
 
 CLASSES = 10
@@ -103,6 +103,7 @@ class Renormed(nn.Module):
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "efficientnet_lite": lambda: EfficientNetLite(0.25, 0.5, CLASSES),
+    "mobilenet_v2": lambda: MobileNetV2(0.25, 0.5, CLASSES),
     "group_norm_resnet": GroupNormResNet,
     "vision_transformer": VisionTransformer,
     "batch_renorm": Renormed,

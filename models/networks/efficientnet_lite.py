@@ -6,7 +6,7 @@ A chain of *units*: stem, inverted residual blocks, neck. Then global average po
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -104,10 +104,12 @@ class InvertedResidual(nn.Module):
         return y + x if self.residual else y
 
 
-class EfficientNetLite(nn.Module):
-    """The network. `width` scales channels and `depth` repeats of the blocks; stem and neck keep their size.
+class InvertedResidualNetwork(nn.Module):
+    """Stem, blocks of `stages`, neck, global average pooling, linear classifier: what the networks of the family share.
 
-    Input: float32 [N, 3, R, R], normalised; any R of at least 32. Output: logits [N, classes].
+    `width` scales the channels of the blocks and `depth` their repeats, but for the first and the last stage; `stem`
+    and `neck` are channels as they are. Input: float32 [N, 3, R, R], normalised; any R of at least 32. Output: logits
+    [N, classes].
     """
 
     patch_sites: ClassVar[Mapping[PatchKind, str]] = {  # where a kind stays under 2 % of the parameters
@@ -117,21 +119,23 @@ class EfficientNetLite(nn.Module):
         PatchKind.GATE: "blocks.*.depthwise.norm",
     }
 
-    def __init__(self, width: float = 1.0, depth: float = 1.0, classes: int = 1000) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], stem: int, neck: int, *, width: float, depth: float, classes: int
+    ) -> None:
         super().__init__()
-        self.stem = ConvNorm(3, STEM_CHANNELS, kernel=3, stride=2)
+        self.stem = ConvNorm(3, stem, kernel=3, stride=2)
         blocks: list[InvertedResidual] = []
-        channels = STEM_CHANNELS
-        for index, stage in enumerate(STAGES):
+        channels = stem
+        for index, stage in enumerate(stages):
             outputs = scaled_channels(stage.channels, width)
-            at_an_end = index in (0, len(STAGES) - 1)
+            at_an_end = index in (0, len(stages) - 1)
             for repeat in range(stage.repeats if at_an_end else math.ceil(depth * stage.repeats)):
                 stride = stage.stride if repeat == 0 else 1
                 blocks.append(InvertedResidual(channels, outputs, stage.kernel, stride, stage.expansion))
                 channels = outputs
         self.blocks = nn.ModuleList(blocks)
-        self.neck = ConvNorm(channels, NECK_CHANNELS)
-        self.classifier = nn.Linear(NECK_CHANNELS, classes)
+        self.neck = ConvNorm(channels, neck)
+        self.classifier = nn.Linear(neck, classes)
 
     @property
     def units(self) -> tuple[nn.Module, ...]:
@@ -139,7 +143,7 @@ class EfficientNetLite(nn.Module):
         return (self.stem, *self.blocks, self.neck)
 
     def features(self, x: Tensor) -> Tensor:
-        """Pooled features [N, 1280] of images [N, 3, R, R]."""
+        """Pooled features [N, neck] of images [N, 3, R, R]."""
         for unit in self.units:
             x = unit(x)
         return x.mean((2, 3))
@@ -147,3 +151,10 @@ class EfficientNetLite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, classes] of images [N, 3, R, R]."""
         return cast(Tensor, self.classifier(self.features(x)))
+
+
+class EfficientNetLite(InvertedResidualNetwork):
+    """The network; stem and neck keep their size whatever the width."""
+
+    def __init__(self, width: float = 1.0, depth: float = 1.0, classes: int = 1000) -> None:
+        super().__init__(STAGES, STEM_CHANNELS, NECK_CHANNELS, width=width, depth=depth, classes=classes)
