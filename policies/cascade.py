@@ -6,6 +6,7 @@ of a cascade an allocation affords.
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 from pydantic import Field
@@ -75,6 +76,31 @@ class Promise(Frozen):
     disagreement: float = Field(0.0, ge=0, le=1, description="observed share of answers unlike the reference's")
     p_value: float = Field(1.0, ge=0, le=1, description="of the hypothesis that the loss exceeds epsilon")
     holds: bool = Field(description="whether the p-value is at most delta")
+
+
+LEAST_SEARCH = 100  # inputs without which no search is worth its name
+
+
+def needed(epsilon: float, delta: float) -> int:
+    """The certifying inputs that a cascade without any loss needs: the least n with (1 - epsilon)^n <= delta.
+
+    Raises ValueError unless epsilon and delta lie in (0, 1).
+    """
+    check_promise(epsilon, delta)
+    n = math.ceil(math.log(delta) / math.log1p(-epsilon))
+    return n if (1 - epsilon) ** n <= delta else n + 1
+
+
+def missing(inputs: int, epsilon: float, delta: float) -> int:
+    """How many more inputs a table of `inputs` needs before its certifying part can promise anything."""
+    least = needed(epsilon, delta)
+    return max(0, min(2 * least, least + LEAST_SEARCH) - inputs)
+
+
+def check_promise(epsilon: float, delta: float) -> None:
+    """Raise ValueError unless both lie in (0, 1)."""
+    if not (0 < epsilon < 1 and 0 < delta < 1):
+        raise ValueError(f"epsilon {epsilon} and delta {delta} must lie between 0 and 1")
 
 
 class Price(Frozen):

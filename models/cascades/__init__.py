@@ -1,11 +1,12 @@
 """Cascades: measure a table of answers, search it for cheap cascades, and promise what the chosen one loses at most."""
 
+from ...policies.cascade import missing, needed
 from .confidence import fit_confidence, fit_confidences
 from .costs import CascadeCosts
 from .features import FEATURES, accepts, read_logits, score
 from .greedy import Found, Point, plain_confidence, search
 from .planning import Planned, plan
-from .promise import certify, missing, needed
+from .promise import certify
 from .simulation import Outcome, Step, expected_cost, row_costs, run, steps_of
 from .table import ScoreTable, load_table, save_table
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...policies.cascade import Cascade, RungId
+from ...policies.cascade import Cascade, RungId, needed
 from .costs import CascadeCosts
 from .greedy import ALLOWANCES, Point, search
-from .promise import certify, needed
+from .promise import certify
 from .table import ScoreTable
 
 

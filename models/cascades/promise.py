@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...policies.cascade import AcceptRule, Cascade, Promise, RuleKind, RungId, Stage
+from ...policies.cascade import AcceptRule, Cascade, Promise, RuleKind, RungId, Stage, check_promise, missing
 from .costs import CascadeCosts
 from .greedy import Point
 from .simulation import Outcome, Step, expected_cost, run
-from .table import LEAST_SEARCH, ScoreTable
+from .table import ScoreTable
 
 LossArray = NDArray[np.int8]
 _BETS = 40  # stakes that are tried on the search part
@@ -66,19 +66,6 @@ def binomial_tail(k: int, n: int, p: float) -> float:
     terms += n * math.log1p(-p)
     top = float(terms.max())
     return min(1.0, math.exp(top) * float(np.exp(terms - top).sum()))
-
-
-def needed(epsilon: float, delta: float) -> int:
-    """The certifying inputs that a cascade without any loss needs: the least n with (1 - epsilon)^n <= delta."""
-    _check(epsilon, delta)
-    n = math.ceil(math.log(delta) / math.log1p(-epsilon))
-    return n if (1 - epsilon) ** n <= delta else n + 1
-
-
-def missing(inputs: int, epsilon: float, delta: float) -> int:
-    """How many more inputs a table of `inputs` needs before its certifying part can promise anything."""
-    least = needed(epsilon, delta)
-    return max(0, min(2 * least, least + LEAST_SEARCH) - inputs)
 
 
 def choose_test(searched: LossArray, n: int, epsilon: float, delta: float) -> BinomialTest | BettingTest:
@@ -125,7 +112,7 @@ def certify(
     `path` must have come from `searched` and `costs` alone: the promise rests on `certifying` being fresh to it.
     Raises ValueError unless epsilon and delta lie in (0, 1).
     """
-    _check(epsilon, delta)
+    check_promise(epsilon, delta)
     lacking = needed(epsilon, delta) - len(certifying)
     lacking = max(lacking, missing(len(searched) + len(certifying), epsilon, delta)) if lacking > 0 else 0
     passed: tuple[Point, Outcome, float] | None = None
@@ -167,8 +154,3 @@ def _stages(steps: Sequence[Step], outcome: Outcome, costs: CascadeCosts) -> tup
         Stage(rung=step.rung, rule=step.rule, cost_ms=cost, share=float(share))
         for step, cost, share in zip(steps, added, shares, strict=True)
     )
-
-
-def _check(epsilon: float, delta: float) -> None:
-    if not (0 < epsilon < 1 and 0 < delta < 1):
-        raise ValueError(f"epsilon {epsilon} and delta {delta} must lie between 0 and 1")

@@ -5,6 +5,7 @@ It is measured once and kept as a safetensors file. A plan for other costs needs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ...policies.cascade import Basis, RungId
+from ...policies.cascade import LEAST_SEARCH, Basis, RungId
 from ...policies.errors import BadInputError, NotFoundError, StateError
 from ...policies.snapshot import Frozen
 from ..durable import write_durably
@@ -22,7 +23,6 @@ from .features import FEATURES
 
 FORMAT = 1
 METADATA_KEY = "patchd"
-LEAST_SEARCH = 100  # inputs without which no search is worth its name
 
 
 class TableMetadata(Frozen):
@@ -73,6 +73,12 @@ class ScoreTable:
         """The table of the inputs at these indices, in this order."""
         labels = None if self.labels is None else self.labels[chosen]
         return replace(self, answers=self.answers[chosen], features=self.features[chosen], labels=labels)
+
+    def only(self, rungs: Sequence[RungId]) -> ScoreTable:
+        """The table without the columns of rungs that are not among `rungs`."""
+        kept = [column for column, rung in enumerate(self.rungs) if rung in rungs]
+        columns = tuple(self.rungs[column] for column in kept)
+        return replace(self, rungs=columns, answers=self.answers[:, kept], features=self.features[:, kept])
 
     def append(self, more: ScoreTable) -> ScoreTable:
         """This table with the inputs of `more` after its own.
