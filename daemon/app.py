@@ -121,12 +121,17 @@ class Daemon:
             folder=state_dir / "cascades",
             graphs_dir=graphs_dir,
             threads=threads,
+            precision=config.precision,
         )
         self._stop = asyncio.Event()
         self._scheduler = AsyncIOScheduler()
 
     def _worker_pids(self) -> dict[str, int]:
-        pids = {"inference": self.inference.worker_pid, "training": self.training.worker_pid}
+        pids = {
+            "inference": self.inference.worker_pid,
+            "training": self.training.worker_pid,
+            "calibrating": self.calibration.worker_pid,
+        }
         return {name: pid for name, pid in pids.items() if pid is not None}
 
     async def run(self, listener: socket.socket, loopback: socket.socket | None = None) -> None:
@@ -154,7 +159,7 @@ class Daemon:
         self._scheduler.shutdown(wait=False)
         self.events.emit("daemon.stopping", "patchd drains and stops.")
         self.exports.stop()
-        self.calibration.stop()
+        await self.calibration.stop()
         await asyncio.gather(self.inference.drain(DRAIN_S), self.training.drain(DRAIN_S))
         self.events.close()
         server.end()

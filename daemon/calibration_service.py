@@ -9,8 +9,9 @@ import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from ..policies.cascade import Basis, Cascade, Price, RungId
+from ..policies.cascade import Basis, Cascade, Price, RungId, missing
 from ..policies.drift import DriftState
 from ..policies.errors import BadInputError, ConflictError, NotFoundError, PatchdError
 from .api.schemas import CalibrateCreate, CalibrationView, CascadePoints, CascadeState
@@ -25,7 +26,6 @@ from .task_service import TaskService
 from .workers.protocol import Calibrate, Calibrated, Calibrating, Message, WorkerError
 
 TIMEOUT_S = 6 * 3600.0  # a hundred thousand images on a small board
-LEAST_ROWS = 450  # audited inputs that a search and a promise of 1 % need together
 COST_CHANGE = 0.2  # of a stage's share of the reference's cost, before the cascade is planned again
 RETRY_S = 600.0  # after a calibration by itself that failed
 
@@ -57,10 +57,11 @@ class CalibrationService:
         folder: Path,
         graphs_dir: Path,
         threads: int,
+        precision: Literal["f32", "bf16"],
     ) -> None:
         self._store, self._events, self._tasks, self._policies = store, events, tasks, policies
         self._inference, self._cascades = inference, cascades
-        self._folder, self._graphs_dir, self._threads = folder, graphs_dir, threads
+        self._folder, self._graphs_dir, self._threads, self._precision = folder, graphs_dir, threads, precision
         self._worker = OneShot("calibrating", TIMEOUT_S)
         self._run: _Run | None = None
         self._task: asyncio.Task[None] | None = None
@@ -93,9 +94,11 @@ class CalibrationService:
             )
         if create.from_requests:
             have = self._cascades.count_rows(task)
-            if have < LEAST_ROWS:
+            epsilon, delta = self._promise(create)
+            if lacking := missing(have, epsilon, delta):
                 raise ConflictError(
-                    f"Task '{task}' has {have} audited requests; {LEAST_ROWS} are needed.",
+                    f"Task '{task}' has {have} audited requests; {have + lacking} are needed to promise a loss of at "
+                    f"most {epsilon:.1%}.",
                     hint="They are gathered while predictions are served: see audit_share in docs/policy.md.",
                 )
         what = "audited requests" if create.from_requests else f"the test part of {spec.data}"
@@ -117,25 +120,35 @@ class CalibrationService:
         run = self._run
         if run is None or run.task != task or run.ended or self._task is None:
             raise NotFoundError(f"The cascade of task '{task}' is not being calibrated.")
-        run.cancelled = True
-        self._worker.stop()
-        await asyncio.wait({self._task})
+        await self._end(run, self._task)
+
+    async def _end(self, run: _Run, task: asyncio.Task[None]) -> None:
+        task.cancel()
+        await asyncio.wait({task})
+        run.cancelled = run.ended = True
+        self._events.emit("cascade.cancelled", f"Calibrating task {run.task} was cancelled.", task=run.task)
 
     async def forget(self, task: str) -> None:
         """A task is removed: end its calibration, and drop its cascade and the table of what its rungs said."""
-        if self._run is not None and self._run.task == task and not self._run.ended:
-            await self.cancel(task)
+        if self._run is not None and self._run.task == task:
+            if not self._run.ended:
+                await self.cancel(task)
+            self._run = None
         self._cascades.forget(task)
         self._table(task).unlink(missing_ok=True)
 
     def _table(self, task: str) -> Path:
         return self._folder / f"{task}.safetensors"
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """End whatever runs: the daemon stops."""
-        if self._run is not None:
-            self._run.cancelled = True
-        self._worker.stop()
+        if self._run is not None and self._task is not None and not self._run.ended:
+            await self._end(self._run, self._task)
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the worker while one runs."""
+        return self._worker.pid
 
     async def tick(self) -> None:
         """Plan anew, without new labels, what costs that changed or a drift have made wrong."""
@@ -145,11 +158,14 @@ class CalibrationService:
             state = self._cascades.state(task)
             if state is None or not self._policies.policy.cascade.enabled:
                 continue
-            if state.drifted_since_s is not None and self._cascades.count_rows(task) >= LEAST_ROWS:
-                self._begin(task, CalibrateCreate(from_requests=True), "audited requests since the drift")
+            epsilon, delta = state.cascade.promise.epsilon, state.cascade.promise.delta
+            have = self._cascades.count_rows(task)
+            if state.drifted_since_s is not None and not missing(have, epsilon, delta):
+                create = CalibrateCreate(from_requests=True, epsilon=epsilon, delta=delta)
+                self._begin(task, create, "audited requests since the drift")
                 return
             if state.in_force and self._costs_changed(task, state):
-                self._begin(task, CalibrateCreate(again=True), state.calibrated_on)
+                self._begin(task, CalibrateCreate(again=True, epsilon=epsilon, delta=delta), state.calibrated_on)
                 return
 
     def _costs_changed(self, task: str, state: CascadeState) -> bool:
@@ -166,24 +182,25 @@ class CalibrationService:
         began = time.monotonic()
         try:
             said = await self._ask(run, create)
-        except PatchdError as error:
-            self._not_before_s = time.monotonic() + RETRY_S
-            run.error = None if run.cancelled else str(error)
-            if run.cancelled:
-                self._events.emit("cascade.cancelled", f"Calibrating task {run.task} was cancelled.", task=run.task)
-            else:
-                self._events.emit(
-                    "cascade.failed", f"Calibrating task {run.task} failed: {error}", level="warning", task=run.task
-                )
-        else:
             self._accept(run, said, time.monotonic() - began)
+        except Exception as error:  # whatever it is, nobody else would hear of it
+            self._not_before_s = time.monotonic() + RETRY_S
+            run.error = str(error) if isinstance(error, PatchdError) else f"{type(error).__name__}: {error}"
+            self._events.emit(
+                "cascade.failed", f"Calibrating task {run.task} failed: {run.error}", level="warning", task=run.task
+            )
         finally:
             run.ended = True
+
+    def _promise(self, create: CalibrateCreate) -> tuple[float, float]:
+        """The epsilon and the delta asked for, else the policy's."""
+        policy = self._policies.policy.cascade
+        return create.epsilon or policy.epsilon, create.delta or policy.delta
 
     async def _ask(self, run: _Run, create: CalibrateCreate) -> tuple[Calibrate, Calibrated]:
         await self._inference.measure_pool(run.task)
         old = self._cascades.state(run.task)
-        policy = self._policies.policy.cascade
+        epsilon, delta = self._promise(create)
         rungs, rows = self._cascades.rows(run.task) if create.from_requests else (self._cascades.pool(run.task), ())
         decode_ms = None  # measured on the images
         if create.again or create.from_requests:
@@ -196,8 +213,8 @@ class CalibrationService:
             task=self._tasks.task(run.task),
             rungs=tuple(self._tasks.rung_ref(run.task, rung.resolution, rung.base) for rung in rungs),
             reference=self._reference(run.task, rungs, create, old),
-            epsilon=create.epsilon or policy.epsilon,
-            delta=create.delta or policy.delta,
+            epsilon=epsilon,
+            delta=delta,
             table_file=str(self._table(run.task)),
             own_data=not (create.images or create.from_requests or create.again),
             images=create.images,
@@ -205,6 +222,7 @@ class CalibrationService:
             prices=self._tasks.prices(run.task),
             decode_ms=decode_ms,
             engine=self._inference.engine or "torch",
+            precision=self._precision,
             threads=self._threads,
             graphs=str(self._graphs_dir),
         )

@@ -15,6 +15,7 @@ from ..policies.cascade_choice import AffordedCascade, afforded
 from ..policies.drift import calibrated_bound, describe, drifted, onset, update
 from ..policies.policy import Cascades
 from .api.schemas import CascadeAnswer, CascadeState, StageCount
+from .backlog import Backlog
 from .events import EventLog
 from .policy_service import PolicyService
 from .store import Store
@@ -41,11 +42,11 @@ NOTHING = Plan()
 
 @dataclass(frozen=True)
 class _Asked:
-    """An audit that was asked for: what its numbers are of, and whether the answer carries the cascade's promise."""
+    """An audit that was asked for: what its numbers are of, and the cascade whose promise the answer carries."""
 
     task: str
     rungs: tuple[RungId, ...]
-    promised: bool
+    promised: Cascade | None
 
 
 class CascadeService:
@@ -57,12 +58,25 @@ class CascadeService:
         self._counts: dict[str, list[StageCount]] = {}
         self._asked: dict[int, _Asked] = {}  # audits by request
         self._random = random.Random()
+        self._unsaved_states = Backlog(store.put_cascade)
+        self._unsaved_audits: Backlog[tuple[str, str, Row, float, int]] = Backlog(lambda audit: store.put_audit(*audit))
 
     # what is known
 
     def state(self, task: str) -> CascadeState | None:
-        """A task's cascade with its standing; None before the first calibration."""
-        return self._states.get(task)
+        """A task's cascade with its standing; None before the first calibration.
+
+        It is put out of force here if one of its rungs has another patch than it was calibrated with.
+        """
+        state = self._states.get(task)
+        if state is None or not state.in_force:
+            return state
+        pool = set(self.pool(task))
+        for rung in (*state.cascade.rungs, state.cascade.reference):
+            if rung not in pool:
+                self._disable(task, "cascade.outdated", f"the rung {rung} is no longer the one it was calibrated with")
+                return self._states[task]
+        return state
 
     def counts(self, task: str) -> tuple[StageCount, ...]:
         """What each stage has answered since the cascade was made or the daemon started."""
@@ -103,7 +117,7 @@ class CascadeService:
         policy = self._policies.policy.cascade
         if not policy.enabled:
             return NOTHING
-        state = self._current(task)
+        state = self.state(task)
         audit = self._audit(task, state, policy)
         if state is None or not state.in_force:
             return Plan(audit=audit)
@@ -123,7 +137,7 @@ class CascadeService:
         """Remember what the audit of a request is of: what comes back names the request only."""
         if not plan.audit:
             return
-        promised = plan.afforded is not None and plan.afforded.promised
+        promised = plan.cascade if plan.afforded is not None and plan.afforded.promised else None
         self._asked[request] = _Asked(task, tuple(map(_id, plan.audit)), promised)
         while len(self._asked) > MOST_ASKED:
             self._asked.pop(next(iter(self._asked)))
@@ -141,7 +155,7 @@ class CascadeService:
                 answers=counts[place].answers + 1, spent_ms=counts[place].spent_ms + result.timing.spent_ms
             )
         if passage.late and request in self._asked:
-            self._asked[request] = replace(self._asked[request], promised=False)
+            self._asked[request] = replace(self._asked[request], promised=None)
         late = "; the deadline left no time for a further stage, so this answer carries no promise"
         return CascadeAnswer(
             stage=place,
@@ -160,9 +174,9 @@ class CascadeService:
         if asked is None or asked.task not in self._tasks.tasks or asked.rungs != self.audited(asked.task):
             return  # the task's rungs are others by now
         row = Row(answers=audited.answers, features=audited.features)
-        self._store.put_audit(asked.task, _key(asked.rungs), row, now_s, MOST_ROWS)
-        state = self._states.get(asked.task)
-        if state is None or not state.in_force or not asked.promised or state.cascade.reference not in asked.rungs:
+        self._unsaved_audits.put((asked.task, _key(asked.rungs), row, now_s, MOST_ROWS))
+        state = self.state(asked.task)
+        if state is None or not state.in_force or state.cascade is not asked.promised:
             return
         differs = audited.given != audited.answers[asked.rungs.index(state.cascade.reference)]
         bound = calibrated_bound(state.cascade.promise)
@@ -205,22 +219,9 @@ class CascadeService:
         self._put(state)
 
     def forget(self, task: str) -> None:
-        """Drop everything of a task that is removed, the table of what its rungs said included."""
+        """Drop what is known of a task that is removed; the store has forgotten it with the task."""
         self._states.pop(task, None)
         self._counts.pop(task, None)
-        self._store.delete_cascade(task)
-
-    def _current(self, task: str) -> CascadeState | None:
-        """The cascade, put out of force if one of its rungs has another patch than it was calibrated with."""
-        state = self._states.get(task)
-        if state is None or not state.in_force:
-            return state
-        pool = set(self.pool(task))
-        for rung in (*state.cascade.rungs, state.cascade.reference):
-            if rung not in pool:
-                self._disable(task, "cascade.outdated", f"the rung {rung} is no longer the one it was calibrated with")
-                return self._states[task]
-        return state
 
     def _disable(self, task: str, kind: str, why: str) -> None:
         self._put(self._states[task].model_copy(update={"in_force": False, "reason": why}))
@@ -228,7 +229,7 @@ class CascadeService:
 
     def _put(self, state: CascadeState) -> None:
         self._states[state.task] = state
-        self._store.put_cascade(state)
+        self._unsaved_states.put(state)
 
 
 def _id(ref: RungRef) -> RungId:

@@ -384,8 +384,9 @@ class InferenceService:
         return self._threads_now() if self.engine == "torch" else self._threads
 
     def _threads_now(self) -> int:
-        """Threads for the next request; training gives way to predictions, so its use counts as free."""
-        return free_threads(self._deciding.snapshot, self._threads, ("daemon", "inference", "training"))
+        """Threads for the next request; what gives way to predictions counts as free."""
+        own = ("daemon", "inference", "training", "calibrating")
+        return free_threads(self._deciding.snapshot, self._threads, own)
 
     def _busy(self) -> bool:
         """Whether other programs take so much of the processors that costs measured now would be theirs too."""

@@ -23,6 +23,11 @@ class OneShot:
         self._name, self._timeout_s = name, timeout_s
         self._process: asyncio.subprocess.Process | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """Process id while it lives."""
+        return None if self._process is None or self._process.returncode is not None else self._process.pid
+
     async def run(self, request: Message, heard: Callable[[Message], None] = lambda _: None) -> Message:
         """Start the process, hand every message but the last to `heard`, return the last when it has ended.
 

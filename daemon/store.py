@@ -147,10 +147,11 @@ class Store:
         self._put("tasks", {"name": spec.name, "spec": spec.model_dump_json(), "created_s": created_s})
 
     def delete_task(self, name: str) -> None:
-        """Remove a task with its rungs; patches and jobs stay as history."""
+        """Remove a task with its rungs, cascade, candidates and audits; patches and jobs stay as history."""
         with self.transaction():
             self._execute("delete from tasks where name = ?", name)
-            self._execute("delete from rungs where task = ?", name)
+            for table in ("rungs", "cascades", "cascade_points", "audits"):
+                self._execute(f"delete from {table} where task = ?", name)
 
     # patches and rungs
 
@@ -277,12 +278,6 @@ class Store:
     def put_cascade_points(self, points: CascadePoints) -> None:
         """Store what the search for a task's cascade weighed."""
         self._put("cascade_points", {"task": points.task, "points": points.model_dump_json()})
-
-    def delete_cascade(self, task: str) -> None:
-        """Remove a task's cascade, candidates and audits."""
-        with self.transaction():
-            for table in ("cascades", "cascade_points", "audits"):
-                self._execute(f"delete from {table} where task = ?", task)
 
     def put_audit(self, task: str, rungs: str, row: Row, time_s: float, keep: int) -> None:
         """Append what the rungs (named by `rungs`) said on an audited input; the newest `keep` of the task stay."""

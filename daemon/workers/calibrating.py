@@ -68,7 +68,7 @@ def calibrate(request: Calibrate, report: Callable[[int, int], None]) -> Calibra
     """Measure, keep the table, plan. Raises BadInputError, DataSetError, StateError, NotFoundError or the like."""
     file = Path(request.table_file)
     measured = _measured(request, report)
-    table = load_table(file) if measured is None else measured.table
+    table = load_table(file).only(tuple(map(_id, request.rungs))) if measured is None else measured.table
     if measured is not None:
         save_table(table, file)
     decode_ms = request.decode_ms if measured is None or measured.decode_ms is None else measured.decode_ms
@@ -106,8 +106,7 @@ def _point(point: Point, frontier: bool, chosen: tuple[tuple[RungId, object], ..
 def _measured(request: Calibrate, report: Callable[[int, int], None]) -> Measured | None:
     """What is new: images run through all rungs, or rows that audits have brought; None where the table is to serve."""
     if request.rows:
-        table = _from_rows(request.rows, tuple(_id(ref) for ref in request.rungs))
-        return Measured(table, None)
+        return Measured(_from_rows(request.rows, tuple(map(_id, request.rungs))), None)
     if request.own_data:
         if request.task.data is None:
             raise BadInputError(f"Task '{request.task.name}' has no data set.", hint="Give images to calibrate on.")
@@ -163,7 +162,7 @@ def _runnables(request: Calibrate) -> list[Runnable]:
 def _engine(base: Base, request: Calibrate, cache: GraphCache | None) -> Engine:
     if request.engine == TorchEngine.name:
         return TorchEngine(base, request.threads)
-    return OpenVinoEngine(base, request.threads, cache=cache)
+    return OpenVinoEngine(base, request.threads, precision=request.precision, cache=cache)
 
 
 if __name__ == "__main__":

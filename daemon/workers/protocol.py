@@ -209,6 +209,7 @@ class Calibrate(Frozen):
     prices: tuple[Price, ...]
     decode_ms: float | None = Field(None, description="absent: as measured on the images")
     engine: str = "torch"
+    precision: Literal["f32", "bf16"] = "f32"
     threads: int = Field(1, ge=1)
     graphs: str | None = None
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...policies.cascade import AcceptRule, Cascade, Promise, RuleKind, RungId, Stage, check_promise, missing
+from ...policies.cascade import AcceptRule, Cascade, Promise, RuleKind, RungId, Stage, check_promise, missing, needed
 from .costs import CascadeCosts
 from .greedy import Point
 from .simulation import Outcome, Step, expected_cost, run
