@@ -22,6 +22,7 @@ from ...policies.task import PatchMetadata, TrainSpec
 from ..inference_service import Input, Wish
 from ..services import Services
 from . import schemas as s
+from .cascade_routes import CascadeRoutes, told_passage
 from .oip_routes import OipRoutes
 from .routing import Context, Route, dumps, explain_validation, openapi
 
@@ -35,6 +36,7 @@ class Routes:
     def __init__(self, services: Services) -> None:
         self._s = services
         self._open = OipRoutes(services)
+        self._cascades = CascadeRoutes(services)
 
     # the daemon
 
@@ -173,38 +175,6 @@ class Routes:
         if not body:
             raise BadInputError("The request body is empty.", hint="Send an image or a tensor.")
         return await self._s.inference.infer(c.path("name"), given, wish)
-
-    # cascades
-
-    def _cascade_view(self, task: str) -> s.CascadeView:
-        self._s.tasks.task(task)
-        return s.CascadeView(
-            task=task,
-            state=self._s.cascades.state(task),
-            counts=self._s.cascades.counts(task),
-            audit_rows=self._s.cascades.count_rows(task),
-            calibration=self._s.calibration.view(task),
-        )
-
-    async def cascade(self, c: Context) -> s.CascadeView:
-        return self._cascade_view(c.path("name"))
-
-    async def cascade_points(self, c: Context) -> s.CascadePoints:
-        name = self._s.tasks.task(c.path("name")).name
-        points = self._s.store.cascade_points(name)
-        if points is None:
-            raise NotFoundError(
-                f"Task '{name}' has no cascade yet.", hint=f"Make one: patchctl cascade calibrate {name}"
-            )
-        return points
-
-    async def calibrate(self, c: Context) -> s.CascadeView:
-        self._s.calibration.start(c.path("name"), c.body)
-        return self._cascade_view(c.path("name"))
-
-    async def cancel_calibration(self, c: Context) -> s.CascadeView:
-        await self._s.calibration.cancel(self._s.tasks.task(c.path("name")).name)
-        return self._cascade_view(c.path("name"))
 
     # patches
 
@@ -386,31 +356,7 @@ class Routes:
                     ("datatype", "string", "raw tensors: UINT8 [H,W,3] pixels or FP32 [3,R,R] input"),
                 ),
             ),
-            Route("GET", "/v1/tasks/{name}/cascade", "A task's cascade and its standing", self.cascade, s.CascadeView),
-            Route(
-                "GET",
-                "/v1/tasks/{name}/cascade/points",
-                "What the search for the cascade weighed",
-                self.cascade_points,
-                s.CascadePoints,
-            ),
-            Route(
-                "POST",
-                "/v1/tasks/{name}/cascade/calibration",
-                "Search a cascade and certify its promise, in the background",
-                self.calibrate,
-                s.CascadeView,
-                s.CalibrateCreate,
-                changes=True,
-            ),
-            Route(
-                "DELETE",
-                "/v1/tasks/{name}/cascade/calibration",
-                "End the calibration that runs",
-                self.cancel_calibration,
-                s.CascadeView,
-                changes=True,
-            ),
+            *self._cascades.table(),
             Route(
                 "GET",
                 "/v1/patches",
@@ -503,14 +449,6 @@ class Routes:
             ),
             *self._open.table(),
         )
-
-
-def told_passage(passed: s.CascadeAnswer) -> str:
-    """One sentence on how far a request went through its cascade."""
-    return (
-        f"Stage {passed.stage + 1} of {passed.stages} answered, with a score of {passed.confidence:.3f}, at a known "
-        f"cost of {passed.cost_ms:.1f} ms; {passed.text}."
-    )
 
 
 def _shape(text: str | None) -> tuple[int, ...]:
