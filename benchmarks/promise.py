@@ -73,9 +73,8 @@ def trial(truth: ScoreTable, costs: CascadeCosts, n: int, epsilon: float, seed: 
     planned = plan(drawn, costs, reference, epsilon=epsilon, delta=DELTA, now_s=0.0, seed=seed).cascade
     alone = planned.reference_cost_ms
     outcome = run(steps_of(planned), truth, reference)
-    path = search(drawn, costs, reference, [epsilon * share for share in ALLOWANCES]).path
-    within = [point.steps for point in path if point.loss <= epsilon]
-    plain = within[-1] if within else steps_of(planned.model_copy(update={"stages": planned.stages[-1:]}))
+    cascades = search(drawn, costs, reference, [epsilon * share for share in ALLOWANCES]).cascades
+    plain = min((p for p in cascades if p.loss <= epsilon), key=lambda point: point.cost_ms).steps
     plain_outcome = run(plain, truth, reference)
     return Trial(
         promised=planned.promise.holds,

@@ -6,7 +6,7 @@ from .costs import CascadeCosts
 from .features import FEATURES, accepts, read_logits, score
 from .greedy import Found, Point, plain_confidence, search
 from .planning import Planned, plan
-from .promise import certify
+from .promise import certify, path_of
 from .simulation import Outcome, Step, expected_cost, row_costs, run, steps_of
 from .table import ScoreTable, load_table, save_table
 
@@ -27,6 +27,7 @@ __all__ = [
     "load_table",
     "missing",
     "needed",
+    "path_of",
     "plain_confidence",
     "plan",
     "read_logits",

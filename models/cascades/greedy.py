@@ -12,6 +12,7 @@ states the factor of 4 and what it rests on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...policies.cascade import AcceptRule, RuleKind, RungId
-from .confidence import fit_confidences
+from .confidence import fit_confidence, fit_confidences
 from .costs import CascadeCosts
 from .features import MARGIN, PROBABILITY, confidence
 from .simulation import Step, expected_cost, run
@@ -29,22 +30,8 @@ MOST_STAGES = 4  # with the reference: each keeps a graph in memory and adds to 
 WORTH = 0.01  # of the expected cost: a stage that saves less is not worth its graph in memory
 NEVER = 2.0  # a threshold above every margin: such a stage only lends its answer to a later one
 ALL_KINDS = frozenset({RuleKind.CONFIDENCE, RuleKind.MARGIN, RuleKind.AGREEMENT})
-ALLOWANCES = (
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.7,
-    0.85,
-    1.0,
-    1.2,
-    1.4,
-    1.7,
-    2.0,
-)  # in epsilons; a part is answered early
-CAUTION = 2.0  # losses that a stage is charged beyond those seen: where it answers few inputs, few losses mean little
+ALLOWANCES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0)  # in epsilons
+CAUTION = 100.0  # inputs of modelled loss that a stage is charged: a few without a loss prove little
 
 Rows = NDArray[np.intp]
 Ranked = tuple[Rows, NDArray[np.float64]]  # inputs by falling score, and their scores
@@ -58,13 +45,15 @@ class Point:
     loss: float  # mean, by the table's basis
     disagreement: float  # share of answers unlike the reference's
     steps: tuple[Step, ...]
+    lost: float  # share of fresh inputs expected to be lost: midway between what was counted and what is modelled
+    won: float  # and to be won
 
 
 @dataclass(frozen=True)
 class Found:
     """What a search found."""
 
-    path: tuple[Point, ...]  # by growing allowance, each cheaper than those before and than the reference
+    cascades: tuple[Point, ...]  # one for each allowance and way of counting
     points: tuple[Point, ...]  # everything evaluated: rungs alone, one early stage and the reference, whole cascades
     frontier: tuple[Point, ...]  # those of them that nothing else beats in both cost and loss, cheapest first
 
@@ -114,8 +103,9 @@ def search(
 ) -> Found:
     """Cascades to `reference` for each allowance: the mean loss that a stage may have on the inputs that it answers.
 
-    `caution` losses are added to those seen before a mean is taken: so the path begins with cascades that are safe on
-    fresh inputs too. `table` is the search part alone.
+    Every allowance is used twice where inputs can be won as well as lost: once with the losses alone, once with what is
+    won subtracted. Cascades of the first kind vary less on fresh inputs. `caution` is explained at `longest_prefix`.
+    `table` is the search part alone.
 
     Raises BadInputError when it lacks the reference or a cost is unmeasured.
     """
@@ -124,18 +114,10 @@ def search(
     points = [searcher.point([Step(rung, AcceptRule(kind=RuleKind.ALWAYS))]) for rung in table.rungs]
     for allowance in sorted(set(allowances)):
         points += searcher.single_points(allowance)
-        whole.append(searcher.point(searcher.pruned(searcher.greedy(allowance), allowance, most_stages)))
+        for each in searcher.countings():
+            whole.append(each.point(each.pruned(each.greedy(allowance), allowance, most_stages)))
     points += whole
-    return Found(path_of(whole, below_ms=costs.stage_costs([reference])[0]), tuple(points), frontier_of(points))
-
-
-def path_of(points: Sequence[Point], below_ms: float) -> tuple[Point, ...]:
-    """Those cheaper than `below_ms` and than all before them; `points` come in the order of their allowance."""
-    path: list[Point] = []
-    for point in points:
-        if point.cost_ms < (path[-1].cost_ms if path else below_ms):
-            path.append(point)
-    return tuple(path)
+    return Found(tuple(whole), tuple(points), frontier_of(points))
 
 
 def frontier_of(points: Sequence[Point]) -> tuple[Point, ...]:
@@ -174,9 +156,11 @@ class Searcher:
         caution: float,
     ) -> None:
         self._table, self._costs, self._reference, self._caution = table, costs, reference, caution
-        self._losses = table.losses(reference)
         self._last = table.index(reference)
         self._others = [i for i in range(len(table.rungs)) if i != self._last]
+        self._net = table.losses(reference)
+        self._lost, self._won = self._modelled(self._net > 0), self._modelled(self._net < 0)
+        self._losses, self._expected = self._net, self._lost - self._won  # as they are counted against the allowance
         self._stage_ms: dict[tuple[tuple[int, ...], int], float] = {}
         self._agreements = [AcceptRule(kind=RuleKind.AGREEMENT, earlier=i) for i in range(len(table.rungs))]
         self._agreeing = RuleKind.AGREEMENT in kinds
@@ -199,10 +183,40 @@ class Searcher:
         """The reference, which answers whatever comes to it."""
         return Step(self._reference, AcceptRule(kind=RuleKind.ALWAYS))
 
+    def _modelled(self, events: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """The probability of an event [n, m] by the features of its rung, from a logistic regression for each rung.
+
+        It tells apart inputs among which none was lost: the surer the rung, the less likely a loss.
+        """
+        modelled = np.zeros(events.shape)
+        for column in self._others:
+            if events[:, column].any():
+                features = self._table.features[:, column]
+                modelled[:, column] = confidence(np.asarray(fit_confidence(features, events[:, column])), features)
+        return modelled
+
+    def countings(self) -> tuple[Searcher, ...]:
+        """This search, and, where inputs can be won, the same search that does not subtract them from the losses."""
+        if (self._net >= 0).all():
+            return (self,)
+        gross = copy(self)
+        gross._losses, gross._expected = np.maximum(self._net, 0), self._lost
+        return self, gross
+
     def point(self, steps: Sequence[Step]) -> Point:
         """What these stages cost and lose on the table."""
         outcome = run(steps, self._table, self._reference)
-        return Point(expected_cost(steps, outcome, self._costs), outcome.loss, outcome.disagreement, tuple(steps))
+        columns = np.array([self._table.index(step.rung) for step in steps])[outcome.stage]
+        fresh = self._fresh(np.arange(len(self._table)), columns)
+        cost = expected_cost(steps, outcome, self._costs)
+        return Point(cost, outcome.loss, outcome.disagreement, tuple(steps), *fresh)
+
+    def _fresh(self, rows: Rows, columns: NDArray[np.intp] | int) -> tuple[float, float]:
+        """The shares of fresh inputs expected to be lost and won where these columns answer these rows."""
+        net, n = self._net[rows, columns], max(1, len(self._table))
+        lost = float(self._lost[rows, columns].sum() + (net > 0).sum())
+        won = float(self._won[rows, columns].sum() + (net < 0).sum())
+        return lost / (2 * n), won / (2 * n)
 
     def greedy(self, allowance: float) -> list[Step]:
         """Algorithm 1: the best buy, turn by turn, until the reference is the best buy."""
@@ -257,9 +271,10 @@ class Searcher:
             then = self._cost((column,), self._last)
             yield Point(
                 self._costs.decode_ms + choice.cost_ms + (1 - len(rows) / n) * then,
-                float(self._losses[rows, column].sum()) / n,
+                float(self._net[rows, column].sum()) / n,
                 float(unlike[rows, column].sum()) / n,
                 tuple(self._steps(choice.picks)),
+                *self._fresh(rows, column),
             )
 
     def _choices(self, turns: _Turns, allowance: float) -> list[Choice]:
@@ -279,7 +294,8 @@ class Searcher:
 
     def _single(self, column: int, rule: AcceptRule, ranked: Ranked, cost_ms: float, allowance: float) -> Choice | None:
         order, scores = ranked
-        count = longest_prefix(self._losses[order, column], scores, allowance, self._caution)
+        losses, expected = self._losses[order, column], self._expected[order, column]
+        count = longest_prefix(losses, scores, allowance, expected, self._caution)
         if not count:
             return None
         return Choice((Pick(column, rule, _between(scores, count)),), order[:count], cost_ms)
@@ -331,16 +347,24 @@ class Searcher:
 
 
 def longest_prefix(
-    losses: NDArray[np.int8], scores: NDArray[np.float64], allowance: float, caution: float = 0.0
+    losses: NDArray[np.int8],
+    scores: NDArray[np.float64],
+    allowance: float,
+    expected: NDArray[np.float64] | None = None,
+    caution: float = 0.0,
 ) -> int:
     """How many of the inputs, sorted by falling score, may be taken at once with a mean loss of at most `allowance`.
 
-    `caution` losses are added to the sum. Inputs of the same score are taken together or not at all.
+    The mean must hold for the losses as they are, and after `caution` inputs more that lose what those taken are
+    `expected` to lose on average. Inputs of the same score are taken together or not at all.
     """
     if not len(losses):
         return 0
     counts = np.arange(1, len(losses) + 1)
-    allowed = np.cumsum(losses, dtype=np.int64) + caution <= allowance * counts + 1e-9
+    total = np.cumsum(losses, dtype=np.int64)
+    allowed = total <= allowance * counts + 1e-9
+    if expected is not None:
+        allowed &= total + caution * np.cumsum(expected) / counts <= allowance * (counts + caution) + 1e-9
     allowed[:-1] &= scores[:-1] > scores[1:]
     found = np.flatnonzero(allowed)
     return int(found[-1]) + 1 if len(found) else 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...policies.cascade import Cascade, RungId, needed
 from .costs import CascadeCosts
 from .greedy import ALLOWANCES, Point, search
-from .promise import certify
+from .promise import certify, path_of
 from .table import ScoreTable
 
 
@@ -43,5 +43,8 @@ def plan(
     """
     searched, certifying = table.split(needed(epsilon, delta), seed)
     found = search(searched, costs, reference, [epsilon * share for share in ALLOWANCES])
-    cascade = certify(found.path, searched, certifying, costs, reference, epsilon=epsilon, delta=delta, now_s=now_s)
+    path = path_of(found.cascades, costs.stage_costs([reference])[0], len(certifying), epsilon, delta)
+    cascade = certify(
+        path, certifying, costs, reference, epsilon=epsilon, delta=delta, search_samples=len(searched), now_s=now_s
+    )
     return Planned(cascade, found.points, found.frontier)

@@ -1,8 +1,8 @@
 """The promise of a cascade: tests on inputs that the search has not seen, in the frame of Learn-then-Test.
 
 For each cascade of a path the hypothesis is "its mean loss against the reference exceeds epsilon". The path is tested
-by growing allowance, each cascade at delta, up to the first hypothesis that stands (fixed-sequence testing); the last
-cascade that passed is promised. Then with probability at least 1 - delta over the certifying inputs its mean
+by falling prospect of passing, each cascade at delta, up to the first hypothesis that stands (fixed-sequence testing);
+the last cascade that passed is promised. Then with probability at least 1 - delta over the certifying inputs its mean
 loss is at most epsilon, whatever the distribution (Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then Test", 2021).
 
 The p-values are valid at any sample size. Which of two tests makes them is settled on the search part, so the choice is
@@ -12,7 +12,7 @@ independent of the inputs that are tested on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ...policies.cascade import AcceptRule, Cascade, Promise, RuleKind, RungId, Stage, check_promise, missing, needed
 from .costs import CascadeCosts
-from .greedy import Point
+from .greedy import WORTH, Point
 from .simulation import Outcome, Step, expected_cost, run
 from .table import ScoreTable
 
@@ -68,13 +68,17 @@ def binomial_tail(k: int, n: int, p: float) -> float:
     return min(1.0, math.exp(top) * float(np.exp(terms - top).sum()))
 
 
-def choose_test(searched: LossArray, n: int, epsilon: float, delta: float) -> BinomialTest | BettingTest:
-    """The test with the better prospect of passing on `n` inputs, judged by the losses on the search part alone."""
-    # Half a count of each kind more: what did not happen on the search part may yet happen.
-    total = len(searched) + 1.5
-    lost, won = ((searched > 0).sum() + 0.5) / total, ((searched < 0).sum() + 0.5) / total
-    if not (searched < 0).any():
-        return BinomialTest()
+def choose_test(
+    lost: float, won: float, n: int, epsilon: float, delta: float
+) -> tuple[BinomialTest | BettingTest, float]:
+    """The test with the better prospect of passing on `n` inputs, of which `lost` and `won` are the expected shares.
+
+    The second value is that prospect, in [0, 1].
+    """
+    critical = _critical(n, epsilon, delta)
+    by_counting = 0.0 if critical < 0 else 1.0 if lost <= 0 else binomial_tail(critical, n, lost)
+    if won <= 0:
+        return BinomialTest(), by_counting
     stakes = np.linspace(0, _MOST_OF_STAKE / (1 - epsilon), _BETS + 1)[1:]
     gains = np.log1p(np.outer(stakes, (epsilon - 1, epsilon + 1, epsilon)))
     shares = np.array((lost, won, 1 - lost - won))
@@ -83,9 +87,24 @@ def choose_test(searched: LossArray, n: int, epsilon: float, delta: float) -> Bi
     prospects = (mean - math.log(1 / delta) / n) / spread
     best = int(prospects.argmax())
     by_betting = 0.5 * math.erfc(-float(prospects[best]) / math.sqrt(2))
-    critical = _critical(n, epsilon, delta)
-    by_counting = 0.0 if critical < 0 else binomial_tail(critical, n, float(lost))
-    return BettingTest(float(stakes[best])) if by_betting > by_counting else BinomialTest()
+    if by_betting > by_counting:
+        return BettingTest(float(stakes[best])), by_betting
+    return BinomialTest(), by_counting
+
+
+def path_of(points: Iterable[Point], below_ms: float, n: int, epsilon: float, delta: float) -> tuple[Point, ...]:
+    """The cascades in the order in which they are to be tested on `n` inputs: by falling prospect of passing.
+
+    Each is at least WORTH cheaper than those before, and than `below_ms`. Prospects are of the search part, so the
+    order is settled before the certifying part is looked at. A path that began with cascades of a large variance, as
+    those are that lose and win much, would mostly end there.
+    """
+    prospects = [(choose_test(point.lost, point.won, n, epsilon, delta)[1], point) for point in points]
+    path: list[Point] = []
+    for _, point in sorted(prospects, key=lambda pair: (-pair[0], pair[1].cost_ms)):
+        if point.cost_ms < (1 - WORTH) * (path[-1].cost_ms if path else below_ms):
+            path.append(point)
+    return tuple(path)
 
 
 def _critical(n: int, epsilon: float, delta: float) -> int:
@@ -98,27 +117,27 @@ def _critical(n: int, epsilon: float, delta: float) -> int:
 
 def certify(
     path: Sequence[Point],
-    searched: ScoreTable,
     certifying: ScoreTable,
     costs: CascadeCosts,
     reference: RungId,
     *,
     epsilon: float,
     delta: float,
+    search_samples: int,
     now_s: float,
 ) -> Cascade:
     """The cheapest cascade of `path` that can be promised, else the reference alone with the reason in its promise.
 
-    `path` must have come from `searched` and `costs` alone: the promise rests on `certifying` being fresh to it.
+    `path` must have come from other inputs, `search_samples` of them, and `costs`: `certifying` must be fresh to it.
     Raises ValueError unless epsilon and delta lie in (0, 1).
     """
     check_promise(epsilon, delta)
     lacking = needed(epsilon, delta) - len(certifying)
-    lacking = max(lacking, missing(len(searched) + len(certifying), epsilon, delta)) if lacking > 0 else 0
+    lacking = max(lacking, missing(search_samples + len(certifying), epsilon, delta)) if lacking > 0 else 0
     passed: tuple[Point, Outcome, float] | None = None
     first: tuple[Outcome, float] | None = None
     for point in path if not lacking else ():
-        test = choose_test(run(point.steps, searched, reference).losses, len(certifying), epsilon, delta)
+        test, _ = choose_test(point.lost, point.won, len(certifying), epsilon, delta)
         outcome = run(point.steps, certifying, reference)
         p_value = test.p_value(outcome.losses, epsilon)
         first = first or (outcome, p_value)
@@ -127,7 +146,7 @@ def certify(
         passed = point, outcome, p_value
     promise = Promise(basis=certifying.basis, epsilon=epsilon, delta=delta, samples=len(certifying), missing=lacking,
                       holds=passed is not None)  # fmt: skip
-    made = {"reference": reference, "search_samples": len(searched), "made_s": now_s}
+    made = {"reference": reference, "search_samples": search_samples, "made_s": now_s}
     alone = costs.stage_costs([reference])[0]
     if passed is None:
         if first is not None:

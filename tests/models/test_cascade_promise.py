@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from cascade_tables import costs_of, realistic
 from hypothesis import given
 from hypothesis import strategies as st
-from patchd.models.cascades import CascadeCosts, missing, needed, plan, run, steps_of
+from patchd.models.cascades import CascadeCosts, Point, Step, missing, needed, path_of, plan, run, steps_of
 from patchd.models.cascades.promise import BettingTest, BinomialTest, binomial_tail, choose_test
-from patchd.policies.cascade import Basis, RuleKind
+from patchd.policies.cascade import AcceptRule, Basis, RuleKind
 
 
 @pytest.mark.parametrize(("epsilon", "delta", "n"), [(0.01, 0.05, 299), (0.01, 0.10, 230), (0.02, 0.05, 149)])
@@ -43,9 +44,39 @@ def test_betting_takes_what_is_won_into_account_and_counting_does_not():
     losses = np.zeros(2000, np.int8)
     losses[:30], losses[30:60] = 1, -1
     losses = np.random.default_rng(0).permutation(losses)
-    test = choose_test(losses, 2000, 0.02, 0.05)
+    test, prospect = choose_test(0.015, 0.015, 2000, 0.02, 0.05)
     assert isinstance(test, BettingTest)
+    assert prospect > 0.9
     assert test.p_value(losses, 0.02) <= 0.05 < BinomialTest().p_value(losses, 0.02)
+
+
+def test_of_two_cascades_of_the_same_loss_the_one_that_varies_less_is_tested_first():
+    step = Step(realistic(1).rungs[0], AcceptRule(kind=RuleKind.ALWAYS))
+    steady = Point(9.0, 0.0, 0.0, (step,), lost=0.002, won=0.002)
+    wild = Point(4.0, 0.0, 0.0, (step,), lost=0.05, won=0.05)
+    hopeless = Point(5.0, 0.2, 0.2, (step,), lost=0.2, won=0.0)
+    assert path_of([hopeless, wild, steady], 10.0, 300, 0.02, 0.05) == (steady, wild)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 40), st.integers(0, 40)), max_size=20))
+def test_along_a_path_cascades_get_cheaper_and_their_prospects_worse(drawn):
+    step = Step(realistic(1).rungs[0], AcceptRule(kind=RuleKind.ALWAYS))
+    points = [Point(float(cost), 0.0, 0.0, (step,), lost / 100, won / 100) for cost, lost, won in drawn]
+    path = path_of(points, 8.0, 300, 0.05, 0.1)
+    prospects = [choose_test(point.lost, point.won, 300, 0.05, 0.1)[1] for point in path]
+    assert prospects == sorted(prospects, reverse=True)
+    assert all(one.cost_ms > other.cost_ms for one, other in pairwise(path))
+    assert all(point.cost_ms < 8.0 for point in path)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_few_inputs_are_enough_for_a_part_of_what_can_be_saved(labelled):
+    held = 0
+    for seed in range(6):
+        table = realistic(500, seed=seed, labelled=labelled)
+        cascade = plan(table, costs_of(table.rungs), table.rungs[-1], epsilon=0.02, delta=0.05, now_s=0.0).cascade
+        held += cascade.promise.holds and cascade.cost_ms < 0.95 * cascade.reference_cost_ms
+    assert held >= 5
 
 
 @given(st.integers(1, 2000), st.floats(0.002, 0.3), st.sampled_from((0.05, 0.1)))
