@@ -26,7 +26,7 @@ from patchd.models.preprocessing import decode_image, to_input
 from patchd.models.trainer import Trainer
 from patchd.policies.cascade import RungId
 from patchd.policies.decision import TrainingPlan
-from patchd.policies.task import BaseRungs, Preprocessing, TaskSpec, TrainSpec
+from patchd.policies.task import BaseRungs, JobProgress, Preprocessing, TaskSpec, TrainSpec
 from PIL import Image
 from top1 import index_of_classes, items
 
@@ -56,8 +56,10 @@ class Subject:
         by_base = {rung.base: rung for rung in sorted(self.table.rungs, key=lambda rung: rung.resolution)}
         return tuple(by_base[base] for base in (min(by_base), max(by_base)))
 
-    def costs(self) -> CascadeCosts:
+    def costs(self, threads: int | None = None) -> CascadeCosts:
         """Medians of one image at a time on this machine: of decoding, preparing, every network and dispatch."""
+        for each in self.runnables:
+            each.engine.use_threads(threads or len(os.sched_getaffinity(0)))
         side = max(each.needed_side for each in self.runnables)
         step = max(1, len(self.samples) // COST_IMAGES)
         decode: list[float] = []
@@ -107,6 +109,7 @@ def unpatched(data: Path, index: Path, work: Path) -> Subject:
 def patched(data: str, work: Path, epochs: int, most: int | None) -> Subject:
     """A set under patches of its own, trained on its train part; the images are those of its test part."""
     found = open_data(data)
+    (work / "patches").mkdir(parents=True, exist_ok=True)
     own, *others = (PATCHED_DIGITS if data == DIGITS else PATCHED).items()
     task = TaskSpec(
         name=NAME, base=own[0], labels=found.labels, resolutions=own[1], data=data,
@@ -116,16 +119,20 @@ def patched(data: str, work: Path, epochs: int, most: int | None) -> Subject:
     for base in task.bases:
         spec = TrainSpec(task=NAME, base=base, epochs=epochs, max_samples=most)
         folder = work / f"{base}-{epochs}-{most}"
+        folder.mkdir(exist_ok=True)
         trainer = Trainer(load_base(base), task, spec, NAME, folder, work / "patches")
         plan = TrainingPlan(paused=False)
-        for _ in trainer.run_slice(plan, FOREVER_S, lambda: False, lambda _: None):
-            result = trainer.finished[-1].result
-            print(f"{base} at {result.resolution} px: {result.test}, {result.seconds:.0f} s", file=sys.stderr)
+        for _ in trainer.run_slice(plan, FOREVER_S, lambda: False, _tell):
+            pass
         for each in trainer.finished:
             rung = RungId(base=base, resolution=each.result.resolution, patch_id=each.result.patch_id)
             rungs.append((rung, work / "patches" / f"{each.result.patch_id}.safetensors"))
     name = data if data == DIGITS else Path(data).name
     return _subject(name, rungs, found.test, task.preprocessing, work)
+
+
+def _tell(at: JobProgress) -> None:
+    print(f"{at.phase}, {at.resolution} px, step {at.step} of {at.steps}   ", end="\r", file=sys.stderr, flush=True)
 
 
 def _subject(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,30 @@ async def client(server: Server, request: bytes, until: float, taken: list[float
             taken.append((time.perf_counter() - start) * 1e3)
     finally:
         writer.close()
+
+
+def stream(server: Server, requests: Sequence[bytes], clients: int) -> tuple[list[tuple[float, bytes]], float]:
+    """Each request once, spread over `clients`: milliseconds and body of the answers, and how many came a second."""
+    left = iter(enumerate(requests))
+    answers: list[tuple[float, bytes]] = [(0.0, b"")] * len(requests)
+
+    async def one() -> None:
+        reader, writer = await server.connect()
+        try:
+            for place, request in left:
+                start = time.perf_counter()
+                body = await ask(reader, writer, request)
+                answers[place] = (time.perf_counter() - start) * 1e3, body
+        finally:
+            writer.close()
+
+    async def run() -> float:
+        start = time.perf_counter()
+        await asyncio.gather(*(one() for _ in range(clients)))
+        return len(requests) / (time.perf_counter() - start)
+
+    rate = asyncio.run(run())
+    return answers, rate
 
 
 def once(server: Server, request: bytes) -> bytes:
