@@ -289,12 +289,12 @@ def why(cascade: Cascade) -> str:
     if promise.missing:
         return (
             f"{promise.missing} more inputs are needed before a loss of at most {promise.epsilon:.1%} can be promised; "
-            f"{cascade.reference} answers alone"
+            "predictions go as without a cascade"
         )
     if stages == 1:
         return (
-            f"no cheaper cascade can be promised to lose at most {promise.epsilon:.1%}; "
-            f"{cascade.reference} answers alone"
+            f"no cascade cheaper than {cascade.reference} can be promised to lose at most {promise.epsilon:.1%}; "
+            "predictions go as without a cascade"
         )
     loses = "of right answers" if promise.basis is Basis.LABELS else "of the reference's answers"
     share = cascade.cost_ms / cascade.reference_cost_ms

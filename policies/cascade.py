@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from pathlib import PurePath
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .snapshot import Frozen
 
@@ -117,6 +118,13 @@ class CalibrationImage(Frozen):
 
     file: str = Field(description="absolute path, readable by the daemon")
     label: int | None = Field(None, ge=0)
+
+    @field_validator("file")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if not PurePath(value).is_absolute():
+            raise ValueError(f"{value} is not an absolute path.")
+        return value
 
 
 class Row(Frozen):

@@ -63,7 +63,7 @@ class Training(Frozen):
 class Cascades(Frozen):
     """The `[cascade]` table."""
 
-    enabled: bool = Field(True, strict=True, description="false: a task's reference rung answers every prediction")
+    enabled: bool = Field(True, strict=True, description="false: one rung answers each prediction, by the decision")
     epsilon: Number = Field(
         0.01, gt=0, lt=0.5, description="share of inputs that a cascade may lose at most against its reference"
     )

@@ -21,6 +21,7 @@ class CascadeRoutes:
             state=self._s.cascades.state(task),
             counts=self._s.cascades.counts(task),
             audit_rows=self._s.cascades.count_rows(task),
+            enabled=self._s.policies.policy.cascade.enabled,
             calibration=self._s.calibration.view(task),
         )
 

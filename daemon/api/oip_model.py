@@ -389,4 +389,7 @@ def told(answers: Sequence[InferAnswer]) -> dict[str, str | int | float]:
         "start_worker_ms": first.timing.start_worker_ms,
         "why": first.why,
     }
+    if first.cascade is not None:
+        passed = first.cascade
+        parameters |= {"stage": passed.stage, "confidence": passed.confidence, "cost_ms": passed.cost_ms}
     return {PREFIX + key: value for key, value in parameters.items() if value is not None}

@@ -312,6 +312,7 @@ class CascadeView(Frozen):
     state: CascadeState | None = Field(None, description="absent before the first calibration")
     counts: tuple[StageCount, ...] = Field((), description="stage by stage; empty before the first prediction")
     audit_rows: int = Field(0, description="audited inputs that a calibration from requests could use")
+    enabled: bool = Field(True, description="false: the policy has cascades switched off")
     calibration: CalibrationView | None = None
 
 

@@ -17,7 +17,7 @@ from .common import Settings, check_side, json_option, pass_settings, print_body
 
 if TYPE_CHECKING:
     from ...policies.cascade import AcceptRule, Promise
-    from ..api.schemas import CalibrationView, CascadeView
+    from ..api.schemas import CalibrationView, CascadeState, CascadeView
 
 POLL_S = 0.5
 PLAIN_EVERY_S = 5.0  # at most one plain line so often
@@ -107,6 +107,8 @@ def calibrate(
         raise click.UsageError("Give only one of IMAGES, --from-requests and --again.")
     if not images and (unlabelled or label_map):
         raise click.UsageError("--unlabelled and --label-map speak of IMAGES; name some.")
+    if unlabelled and label_map:
+        raise click.UsageError("--unlabelled and --label-map exclude each other.")
     from ..api.schemas import CalibrateCreate
 
     with settings.client() as client:
@@ -123,7 +125,7 @@ def calibrate(
         if not detach:
             view = _follow(client, task)
         click.echo(view.model_dump_json() if as_json else cascade_text(view))
-        if view.calibration is not None and view.calibration.state == "failed":
+        if view.calibration is not None and view.calibration.state in ("failed", "cancelled"):
             sys.exit(1)
 
 
@@ -219,7 +221,7 @@ def _follow_live(client: PatchdClient, task: str) -> CascadeView:
 def cascade_text(view: CascadeView) -> str:
     """A cascade, as text."""
     parts: list[str] = []
-    if view.calibration is not None and view.calibration.state in ("running", "failed"):
+    if view.calibration is not None and view.calibration.state != "done":
         parts.append(_calibration_text(view.calibration))
     state = view.state
     if state is None:
@@ -255,7 +257,7 @@ def cascade_text(view: CascadeView) -> str:
         "",
         render.fields(
             [
-                ("standing", f"{'in force' if state.in_force else 'not in force'}: {state.reason}"),
+                ("standing", _standing(view, state)),
                 (
                     "cost",
                     f"{render.milliseconds(found.cost_ms)} expected for an image, decoding included; the reference "
@@ -284,8 +286,16 @@ def cascade_text(view: CascadeView) -> str:
 def _calibration_text(at: CalibrationView) -> str:
     if at.state == "failed":
         return click.style("Calibration failed", fg="red") + f": {at.error}"
+    if at.state == "cancelled":
+        return f"The last calibration, on {at.what}, was cancelled."
     done = f", {at.done} of {at.images} images" if at.images else ""
     return f"Calibrating on {at.what}{done}."
+
+
+def _standing(view: CascadeView, state: CascadeState) -> str:
+    if not view.enabled:
+        return "switched off: the policy has cascade.enabled = false"
+    return f"{'in force' if state.in_force else 'not in force'}: {state.reason}"
 
 
 def rule_words(rule: AcceptRule) -> str:

@@ -159,6 +159,7 @@ def answer_text(file: Path, answer: InferAnswer, right: bool | None = None) -> s
                     "  rung",
                     f"{answer.base} at {answer.resolution} px, {patch}, allocation {answer.allocation:.2f}",
                 ),
+                *_passed(answer),
                 ("  time", f"{render.milliseconds(at.total_ms)}: {shown}"),
                 ("  why", answer.why),
                 ("  request", answer.request_id),
@@ -166,6 +167,14 @@ def answer_text(file: Path, answer: InferAnswer, right: bool | None = None) -> s
         ),
     ]
     return "\n".join(lines)
+
+
+def _passed(answer: InferAnswer) -> list[tuple[str, str]]:
+    passed = answer.cascade
+    if passed is None:
+        return []
+    sure = f"stage {passed.stage + 1} of {passed.stages}, confidence {passed.confidence:.3f}"
+    return [("  cascade", f"{sure}, known cost {render.milliseconds(passed.cost_ms)}")]
 
 
 def _top1(client: PatchdClient, asked: _Asked, files: list[Path], label_map: Path | None, as_json: bool) -> None:
