@@ -128,7 +128,7 @@ class Daemon:
 
     def _worker_pids(self) -> dict[str, int]:
         pids = {
-            "inference": self.inference.worker_pid,
+            "inference": self.inference.worker.pid,
             "training": self.training.worker_pid,
             "calibrating": self.calibration.worker_pid,
         }
@@ -209,11 +209,11 @@ class Daemon:
         await self.training.tick()
 
     async def _keep_alive(self) -> None:
-        await self.inference.stop_if_unneeded()
+        await self.inference.worker.stop_if_unneeded()
 
     async def _profile(self) -> None:
         try:
-            await self.inference.profile_if_due(self.config.profile_every_s)
+            await self.inference.worker.profile_if_due(self.config.profile_every_s)
         except (PatchdError, TimeoutError) as error:
             self.events.emit("profile.failed", f"Calibration failed: {error}", level="warning")
 

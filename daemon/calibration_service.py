@@ -198,7 +198,7 @@ class CalibrationService:
         return create.epsilon or policy.epsilon, create.delta or policy.delta
 
     async def _ask(self, run: _Run, create: CalibrateCreate) -> tuple[Calibrate, Calibrated]:
-        await self._inference.measure_pool(run.task)
+        await self._inference.worker.measure_pool(run.task)
         old = self._cascades.state(run.task)
         epsilon, delta = self._promise(create)
         rungs, rows = self._cascades.rows(run.task) if create.from_requests else (self._cascades.pool(run.task), ())
@@ -221,7 +221,7 @@ class CalibrationService:
             rows=rows,
             prices=self._tasks.prices(run.task),
             decode_ms=decode_ms,
-            engine=self._inference.engine or "torch",
+            engine=self._inference.worker.engine or "torch",
             precision=self._precision,
             threads=self._threads,
             graphs=str(self._graphs_dir),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 import statistics
 import time
@@ -12,10 +11,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from ..policies.batching import has_place
-from ..policies.decision import Rung
 from ..policies.errors import (
     BadInputError,
     BusyError,
@@ -26,38 +23,26 @@ from ..policies.errors import (
 )
 from ..policies.ladder import cheapest_at_least
 from ..policies.task import TaskSpec
-from ..policies.threads import free_threads
 from .api.schemas import (
-    CALIBRATION_REPEATS,
     CascadeAnswer,
-    CostView,
     Form,
     InferAnswer,
     InferTiming,
     Prediction,
     RequestLatency,
-    WorkerStatus,
 )
 from .cascade_service import NOTHING, CascadeService
 from .deciding import DecisionService
-from .error_codes import error_from_code
 from .events import EventLog
+from .inference_worker import InferenceWorker
 from .policy_service import PolicyService
 from .task_service import TaskService
-from .worker_process import WorkerProcess
 from .workers.protocol import (
-    Audited,
-    CheckPatch,
     InferRequest,
     InferResult,
-    Message,
-    Note,
     PatchChecked,
-    ProfileRequest,
     ProfileResult,
-    RungCost,
     RungRef,
-    WorkerError,
 )
 
 LATENCY_WINDOW = 512  # requests of a rung that its quantiles are taken over
@@ -120,7 +105,7 @@ class _Window:
 
 
 class InferenceService:
-    """Owns the inference worker: starts it on first use, stops it after the policy's keep-alive."""
+    """Answers predictions: routes each to a rung or a cascade, has the worker run it, and keeps the accounts."""
 
     def __init__(
         self,
@@ -137,26 +122,24 @@ class InferenceService:
         max_pixels: int,
     ) -> None:
         """`graphs_dir` keeps compiled graphs from one worker to the next; `worker_options` are passed on to it."""
-        self._tasks, self._deciding, self._policies, self._events = tasks, deciding, policies, events
-        self._cascades = cascades
-        self._threads, self._queue_limit, self._max_pixels = threads, queue_limit, max_pixels
-        arguments = (*worker_options, "--threads", str(threads), "--graphs", str(graphs_dir))
-        self._worker = WorkerProcess("inference", self._on_message, self._on_exit, arguments)
-        self._ids = itertools.count(1)
-        self._pending: dict[int, asyncio.Future[Answer]] = {}
+        self._tasks, self._deciding, self._policies, self._cascades = tasks, deciding, policies, cascades
+        self._queue_limit, self._max_pixels = queue_limit, max_pixels
         self._held: Counter[str] = Counter()  # requests in flight of each client
-        self.unloaded: str | None = None  # why the worker is not loaded, in words
-        self._worker_lock, self._measure_lock = asyncio.Lock(), asyncio.Lock()
+        self.worker = InferenceWorker(
+            tasks,
+            deciding,
+            policies,
+            events,
+            threads=threads,
+            arguments=(*worker_options, "--threads", str(threads), "--graphs", str(graphs_dir)),
+            in_flight=lambda: self._waiting,
+            audited=cascades.heard,
+        )
         self._windows: dict[tuple[str, str, int], _Window] = {}
-        self._bases_used: set[str] = set()  # by the worker that runs: what it has loaded
         self._requests: OrderedDict[str, _Answered] = OrderedDict()
         self._decode_ms: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self._per_task: dict[str, int] = {}
-        self._last_used_s = time.monotonic()
-        self._last_profile_s = 0.0
-        self._profiled_busy = False
         self._stopping = False
-        self._expected_exit = False
         self._token = f"{time.time_ns():x}"[-8:]
         self.total = 0
 
@@ -181,7 +164,7 @@ class InferenceService:
         finally:
             self._held[wish.client] -= 1
             self._held += Counter()  # forgets clients that hold nothing
-            self._last_used_s = time.monotonic()
+            self.worker.last_used_s = time.monotonic()
 
     @property
     def _waiting(self) -> int:
@@ -205,7 +188,7 @@ class InferenceService:
         task = spec.name
         # A worker that this request has no time to wait for goes on starting: the next one will need it.
         base = wish.base or spec.base
-        start_ms = await asyncio.shield(self._ensure_worker(base, spec.bases[base]))
+        start_ms = await asyncio.shield(self.worker.ensure(base, spec.bases[base]))
         route = self._route(task, given, wish)
         decision = self._deciding.current
         allocation = 1.0 if decision is None else decision.inference.value
@@ -214,7 +197,7 @@ class InferenceService:
         sent = time.perf_counter()
         spare_ms = None if wish.deadline_ms is None else wish.deadline_ms - (sent - began) * 1e3
         request = InferRequest(
-            id=next(self._ids),
+            id=self.worker.new_id(),
             rung=route.rung,
             smaller=route.smaller,
             stages=plan.stages,
@@ -223,20 +206,20 @@ class InferenceService:
             shape=given.shape,
             top_k=min(wish.top_k, len(spec.labels)),
             max_pixels=self._max_pixels,
-            threads=self._threads_now(),
+            threads=self.worker.threads_now(),
             client=wish.client,
             batch_delay_ms=self._policies.policy.inference.batch_delay_ms,
             cost_ms=self._tasks.cost_ms(task, route.rung.resolution, route.rung.base) or 0.0,
             expires_s=None if spare_ms is None else time.monotonic() + spare_ms / 1e3,
         )
         self._cascades.sent(request.id, task, plan)
-        result = await self._call(request, given.payload)
+        result = await self.worker.call(request, given.payload)
         if not isinstance(result, InferResult):
             raise WorkerCrashedError("The inference worker answered out of turn.", retry_after_s=1.0)
         passed = self._cascades.answered(request.id, task, plan, result)
         if result.passage is not None:
             rung = plan.stages[result.passage.stage].rung
-            self._bases_used.update(stage.rung.base for stage in plan.stages[: result.passage.stage + 1])
+            self.worker.bases_used.update(stage.rung.base for stage in plan.stages[: result.passage.stage + 1])
             why = f"{rung.base} at {rung.resolution} px, {passed.text if passed else route.why}"
         else:
             rung = next(each for each in (route.rung, *route.smaller) if each.resolution == result.resolution)
@@ -315,85 +298,13 @@ class InferenceService:
     async def load(self, task: str) -> None:
         """Start the worker and measure what is unmeasured, before the first request needs it. Raises NotFoundError."""
         spec = self._tasks.task(task)
-        await asyncio.shield(self._ensure_worker(spec.base, spec.resolutions))
-        self._last_used_s = time.monotonic()
-
-    async def check_patch(self, base: str, file: Path) -> None:
-        """Have the worker check a patch file against its base. Raises PatchMismatchError where it does not fit."""
-        await self._ensure_worker(base, ())
-        await self._call(CheckPatch(id=next(self._ids), base=base, patch_file=str(file)))
-
-    # profile
-
-    async def profile(self, base: str, resolutions: Sequence[int], repeats: int) -> None:
-        """Measure the cost of one image at each resolution and price the ladders with it."""
-        await self._worker.start(self._threads)
-        await self._measure(base, resolutions or self._tasks.sides(base), repeats)
-
-    async def measure_pool(self, task: str) -> tuple[Rung, ...]:
-        """Measure what is unmeasured of every base that can answer a task; its pool, with all costs.
-
-        The worker loads each of these bases and keeps it. Raises NotFoundError, UnavailableError or WorkerCrashedError.
-        """
-        for base in dict.fromkeys(rung.base for rung in self._tasks.pool(task)):
-            self._last_used_s = time.monotonic()
-            await asyncio.shield(self._ensure_worker(base, self._tasks.task(task).bases[base]))
-        self._last_used_s = time.monotonic()
-        return self._tasks.pool(task)
-
-    async def _measure(self, base: str, resolutions: Sequence[int], repeats: int) -> None:
-        request = ProfileRequest(
-            id=next(self._ids),
-            base=base,
-            resolutions=tuple(resolutions),
-            repeats=repeats,
-            threads=self._threads_now(),
-        )
-        result = await asyncio.wait_for(self._call(request), PROFILE_TIMEOUT_S)
-        if not isinstance(result, ProfileResult):
-            raise WorkerCrashedError("The inference worker answered out of turn.", retry_after_s=1.0)
-        self._bases_used.add(base)
-        now = time.time()
-        self._last_profile_s, self._profiled_busy = time.monotonic(), self._busy()
-        self._tasks.put_costs(tuple(_cost_view(result, cost, now) for cost in result.costs))
-        shown = ", ".join(f"{cost.resolution} px {cost.median_ms:.1f} ms" for cost in result.costs)
-        self._events.emit("profile.measured", f"Measured {base} on {result.engine}: {shown}.", base=base)
-        self._deciding.refresh()
-
-    async def profile_if_due(self, every_s: float) -> None:
-        """Calibrate again, when the worker is loaded and idle and the last time is long enough ago."""
-        due = time.monotonic() - self._last_profile_s >= every_s or (self._profiled_busy and not self._busy())
-        if due and self._worker.running and self._waiting == 0 and not self._at_work():
-            async with self._measure_lock:
-                for base in sorted(self._bases_used):
-                    if sides := self._tasks.sides(base):
-                        await self._measure(base, sides, CALIBRATION_REPEATS)
-
-    @property
-    def engine(self) -> str | None:
-        """The engine in use; None while no worker runs."""
-        return None if self._worker.ready is None else self._worker.ready.engine
+        await asyncio.shield(self.worker.ensure(spec.base, spec.resolutions))
+        self.worker.last_used_s = time.monotonic()
 
     @property
     def decode_ms(self) -> float | None:
         """Median time to decode the last images, milliseconds; None before the first."""
         return statistics.median(self._decode_ms) if self._decode_ms else None
-
-    def _threads_used(self) -> int:
-        """Threads of the engine in use: only torch's are adapted, for OpenVINO's do not hold each other up."""
-        return self._threads_now() if self.engine == "torch" else self._threads
-
-    def _threads_now(self) -> int:
-        """Threads for the next request; what gives way to predictions counts as free."""
-        own = ("daemon", "inference", "training", "calibrating")
-        return free_threads(self._deciding.snapshot, self._threads, own)
-
-    def _busy(self) -> bool:
-        """Whether other programs take so much of the processors that costs measured now would be theirs too."""
-        snapshot = self._deciding.snapshot
-        if snapshot is None or snapshot.cpu.busy is None:
-            return False
-        return snapshot.cpu.busy - (snapshot.cpu.busy_own or 0.0) > BUSY_SHARE
 
     def latencies(self) -> tuple[RequestLatency, ...]:
         """What the last requests of each rung took."""
@@ -421,135 +332,13 @@ class InferenceService:
         """Whether it takes nothing new any more."""
         return self._stopping
 
-    @property
-    def worker_pid(self) -> int | None:
-        """Process id of the worker while it lives."""
-        return self._worker.pid
-
-    def status(self) -> WorkerStatus:
-        """The worker at a glance."""
-        worker = self._worker
-        state: Literal["stopped", "starting", "ready", "busy"] = "stopped"
-        if worker.running:
-            state = "busy" if self._waiting else "ready"
-        elif worker.pid is not None:
-            state = "starting"
-        return WorkerStatus(
-            name="inference",
-            state=state,
-            pid=worker.pid,
-            engine=worker.ready.engine if worker.ready else None,
-            threads=self._threads_used() if worker.ready else None,
-            started_s=worker.started_s if worker.pid else None,
-            restarts=max(0, worker.restarts),
-            in_flight=self._waiting,
-            reason=self.unloaded if worker.pid is None else None,
-        )
-
-    def _at_work(self) -> bool:
-        """Whether the worker is being started, stopped or measured."""
-        return self._worker_lock.locked() or self._measure_lock.locked()
-
-    async def _ensure_worker(self, base: str, needed: Sequence[int]) -> float:
-        """Start the worker and measure the `needed` resolutions; the milliseconds this request waited for it.
-
-        While other resolutions are measured, for a task that has just been added, nobody waits who needs none of them.
-        """
-        began, waited = time.perf_counter(), False
-        if not self._worker.running or self._worker_lock.locked():
-            waited = True
-            async with self._worker_lock:
-                await self._start_worker(began)
-        if self._tasks.unmeasured(base, self.engine, needed):
-            waited = True
-            async with self._measure_lock:
-                unmeasured = self._tasks.unmeasured(base, self.engine, needed)
-                if unmeasured:
-                    await self._measure(base, unmeasured, CALIBRATION_REPEATS)
-        return (time.perf_counter() - began) * 1e3 if waited else 0.0
-
-    async def _start_worker(self, began: float) -> None:
-        if self._worker.running:
-            return
-        self._expected_exit = False
-        await self._worker.start(self._threads)
-        self.unloaded = None
-        self._events.emit(
-            "worker.started",
-            f"The inference worker is ready after {time.perf_counter() - began:.1f} s.",
-            pid=self._worker.pid,
-        )
-
-    async def stop_if_unneeded(self) -> None:
-        """Stop a worker that nothing is asked of, after the policy's keep-alive or because memory is short."""
-        if not self._worker.running or self._waiting or self._at_work():
-            return
-        policy, snapshot = self._policies.policy.inference, self._deciding.snapshot
-        idle_s = time.monotonic() - self._last_used_s
-        memory = None if snapshot is None else snapshot.memory
-        available = 1.0 if memory is None else memory.available_bytes / memory.total_bytes
-        if idle_s >= policy.keep_alive_s:
-            self.unloaded = f"idle for {idle_s:.0f} s"
-        elif available < policy.unload_memory_below and idle_s >= SHORT_OF_MEMORY_IDLE_S:
-            self.unloaded = f"memory pressure: {available:.1%} of the memory is available"
-        else:
-            return
-        self._events.emit("worker.stopped", f"The inference worker is unloaded ({self.unloaded}).")
-        async with self._worker_lock:  # a request that comes now waits, and starts the worker again
-            self._expected_exit = True
-            await self._worker.stop(5.0)
-
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new, wait for what is in flight, stop the worker."""
         self._stopping = True
         deadline = time.monotonic() + timeout_s
         while self._waiting and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        self._expected_exit = True
-        await self._worker.stop(max(0.5, deadline - time.monotonic()))
-
-    async def _call(self, request: InferRequest | ProfileRequest | CheckPatch, payload: bytes = b"") -> Answer:
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._pending[request.id] = future
-        try:
-            self._worker.send(request, payload)
-            return await future
-        finally:
-            self._pending.pop(request.id, None)
-
-    def _on_message(self, message: Message, _payload: bytes) -> None:
-        if isinstance(message, Note):
-            self._events.emit(message.kind, message.message, level="warning")
-        if isinstance(message, Audited):
-            self._cascades.heard(message, time.time())
-        if not isinstance(message, InferResult | ProfileResult | PatchChecked | WorkerError):
-            return
-        future = self._pending.get(message.id)
-        if future is None or future.done():
-            return  # the caller went away
-        if isinstance(message, WorkerError):
-            future.set_exception(error_from_code(message.code, message.message, message.hint))
-        else:
-            future.set_result(message)
-
-    def _on_exit(self, code: int) -> None:
-        self._bases_used.clear()
-        lost = [future for future in self._pending.values() if not future.done()]
-        for future in lost:
-            future.set_exception(
-                WorkerCrashedError(
-                    f"The inference worker died (exit status {code}) while it held this request.",
-                    hint="Send it again; the worker is started anew.",
-                    retry_after_s=1.0,
-                )
-            )
-        if not self._expected_exit:
-            self._events.emit(
-                "worker.crashed",
-                f"The inference worker died with exit status {code}; {len(lost)} requests were told to retry.",
-                level="error",
-                exit_status=code,
-            )
+        await self.worker.end(max(0.5, deadline - time.monotonic()))
 
     # accounts
 
@@ -561,6 +350,7 @@ class InferenceService:
             window.network_ms.append(result.timing.network_ms)
         if form == "image":
             self._decode_ms.append(result.timing.decode_ms)
+        self.worker.bases_used.add(rung.base)
         self._per_task[rung.task] = self._per_task.get(rung.task, 0) + 1
         self.total += 1
 
@@ -593,16 +383,3 @@ async def within(deadline_ms: float | None) -> AsyncIterator[None]:
             f"There was no answer within the deadline of {deadline_ms:g} ms.",
             hint="Give more time, or ask for a lower resolution.",
         ) from None
-
-
-def _cost_view(result: ProfileResult, cost: RungCost, now_s: float) -> CostView:
-    return CostView(
-        base=result.base,
-        resolution=cost.resolution,
-        prepare_ms=cost.prepare_ms,
-        median_ms=cost.median_ms,
-        p90_ms=cost.p90_ms,
-        samples=cost.repeats,
-        engine=result.engine,
-        measured_s=now_s,
-    )

@@ -106,10 +106,10 @@ class OipRoutes:
     def _state(self, task: str) -> m.RepositoryModel:
         """Whether a task can answer, and what stands behind that."""
         if task in self._s.tasks.ladders:
-            if self._s.inference.status().state != "stopped":
+            if self._s.inference.worker.status().state != "stopped":
                 return m.RepositoryModel(name=task, state="READY", reason="its worker runs")
             keep_s = self._s.policies.policy.inference.keep_alive_s
-            why = self._s.inference.unloaded
+            why = self._s.inference.worker.unloaded
             ended = "no worker runs" if why is None else f"its worker was unloaded ({why})"
             reason = f"{ended}; the next request starts it, and {keep_s:g} s without one end it"
             return m.RepositoryModel(name=task, state="READY", reason=reason)

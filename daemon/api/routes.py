@@ -53,7 +53,7 @@ class Routes:
             policy=d.policies.state,
             decision=d.deciding.current,
             snapshot=d.deciding.snapshot,
-            workers=(d.inference.status(), d.training.status()),
+            workers=(d.inference.worker.status(), d.training.status()),
             tasks=len(d.tasks.tasks),
             jobs_active=sum(job.state in ("queued", "running") for job in d.training.jobs()),
             requests_total=d.inference.total,
@@ -208,7 +208,7 @@ class Routes:
             await asyncio.to_thread(_write_durably, target, data)
         try:
             self._s.tasks.check_fits(metadata)
-            await self._s.inference.check_patch(metadata.base, target)
+            await self._s.inference.worker.check_patch(metadata.base, target)
             self._s.tasks.add_patch(patch_id, len(data), metadata)
         except Exception:
             if fresh:
@@ -248,7 +248,7 @@ class Routes:
         return s.Profile(costs=self._s.tasks.costs, requests=self._s.inference.latencies())
 
     async def run_profile(self, c: Context) -> s.Profile:
-        await self._s.inference.profile(c.body.base, c.body.resolutions, c.body.repeats)
+        await self._s.inference.worker.profile(c.body.base, c.body.resolutions, c.body.repeats)
         return await self.profile(c)
 
     async def events(self, c: Context) -> s.EventList:

@@ -154,7 +154,7 @@ def test_the_best_patch_of_each_base_and_resolution_is_in_force_and_the_ladder_i
 
 def test_the_costs_of_a_pool_are_measured_on_demand_and_only_then(tmp_path: Path, monkeypatch) -> None:
     small = (BaseRungs(base="lite1", resolutions=(64,)), BaseRungs(base="lite2", resolutions=(68,)))
-    monkeypatch.setattr("patchd.daemon.inference_service.CALIBRATION_REPEATS", 1)
+    monkeypatch.setattr("patchd.daemon.inference_worker.CALIBRATION_REPEATS", 1)
     monkeypatch.setattr("patchd.daemon.task_service.IMAGENET_RESOLUTIONS", (64,))
     monkeypatch.setattr("patchd.daemon.task_service.IMAGENET_OTHERS", small)
 
@@ -163,7 +163,7 @@ def test_the_costs_of_a_pool_are_measured_on_demand_and_only_then(tmp_path: Path
         try:
             await daemon.inference.load("imagenet")
             assert {cost.base for cost in daemon.tasks.costs} == {"lite0"}
-            pool = await daemon.inference.measure_pool("imagenet")
+            pool = await daemon.inference.worker.measure_pool("imagenet")
             assert [(rung.base, rung.resolution) for rung in pool] == [("lite0", 64), ("lite1", 64), ("lite2", 68)]
             assert all(rung.cost_ms for rung in pool)
             assert daemon.tasks.cost_ms("imagenet", 68, "lite2") == pool[-1].cost_ms
