@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 from patchd.daemon.api import schemas as s
+from patchd.policies.cascade import (
+    AcceptRule,
+    Basis,
+    Cascade,
+    CascadePoint,
+    Price,
+    Promise,
+    RuleKind,
+    RungId,
+    Stage,
+)
 from patchd.policies.decision import (
     AllocationDecision,
     Decision,
@@ -192,6 +203,65 @@ def answer(index: int = 1, *, resolution: int = 96) -> s.InferAnswer:
         why="digits runs at 96 px: best that fits 3.1 ms",
         timing=s.InferTiming(total_ms=9.5, queue_ms=0.1, decode_ms=2.5, preprocess_ms=1.5, bind_ms=0, network_ms=5.0),
     )
+
+
+CHEAP, MIDDLE, DEAR = (
+    RungId(base=base, resolution=side) for base, side in (("lite0", 96), ("lite0", 128), ("lite2", 260))
+)
+PROMISE = Promise(
+    basis=Basis.LABELS, epsilon=0.01, delta=0.05, samples=480, loss=0.002, disagreement=0.0125, p_value=0.03, holds=True
+)
+CASCADE = s.CascadeView(
+    task="digits",
+    state=s.CascadeState(
+        task="digits",
+        cascade=Cascade(
+            stages=(
+                Stage(rung=CHEAP, rule=AcceptRule(kind=RuleKind.MARGIN, threshold=0.75), cost_ms=4, share=0.7),
+                Stage(rung=MIDDLE, rule=AcceptRule(kind=RuleKind.AGREEMENT, earlier=0), cost_ms=5, share=0.2),
+                Stage(rung=DEAR, rule=AcceptRule(kind=RuleKind.ALWAYS), cost_ms=30, share=0.1),
+            ),
+            reference=DEAR,
+            promise=PROMISE,
+            cost_ms=8.5,
+            reference_cost_ms=34,
+            search_samples=470,
+            made_s=NOW_S,
+        ),
+        in_force=True,
+        reason="3 stages at 25% of the cost of lite2 at 260 px, which lose at most 1.0% of right answers",
+        calibrated_on="the test part of sklearn:digits",
+        samples=950,
+        prices=(Price(base="lite0", resolution=96, prepare_ms=0.5, network_ms=2),),
+        decode_ms=1,
+        dispatch_ms=0.5,
+    ),
+    counts=(
+        s.StageCount(answers=60, spent_ms=300),
+        s.StageCount(answers=30, spent_ms=300),
+        s.StageCount(answers=10, spent_ms=400),
+    ),
+    audit_rows=12,
+)
+POINTS = s.CascadePoints(
+    task="digits",
+    basis=Basis.LABELS,
+    points=(
+        CascadePoint(stages=("lite0 at 96 px, always",), cost_ms=4, loss=0.2, disagreement=0.3, frontier=True),
+        CascadePoint(stages=("lite0 at 128 px, always",), cost_ms=9, loss=0.25, disagreement=0.3),
+        CascadePoint(
+            stages=("lite0 at 96 px, margin", "lite2 at 260 px, always"),
+            cost_ms=8.5,
+            loss=0.002,
+            disagreement=0.01,
+            frontier=True,
+            chosen=True,
+        ),
+    ),
+)
+PASSED = s.CascadeAnswer(
+    stage=1, stages=3, confidence=0.875, cost_ms=9, late=False, shortened=False, promise=PROMISE, text="all 3 stages"
+)
 
 
 EVENTS = tuple(

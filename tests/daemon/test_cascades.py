@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -221,7 +222,7 @@ def test_a_broken_image_is_named_and_the_old_cascade_stays(
     daemon.client.calibrate("colours", CalibrateCreate(images=(CalibrationImage(file=str(file)),)))
     view = ended(daemon)
     assert view.calibration.state == "failed"
-    assert str(file) in view.calibration.error
+    assert f"The image {file} cannot be used" in str(view.calibration.error)
     assert view.state == cascade
     told = patchctl(daemon, "cascade", "show", "colours")
     assert told.stdout.startswith("Calibration failed: The image ")
@@ -248,7 +249,7 @@ def test_answers_say_which_stage_answered_how_sure_it_was_and_what_it_cost(
         if passed.stage < len(stages) - 1:
             assert passed.confidence >= stage.rule.threshold
         else:
-            assert passed.confidence == pytest.approx(answer.predictions[0].probability)
+            assert passed.confidence == pytest.approx(answer.predictions[0].probability, abs=1e-9)
         assert (passed.stages, passed.late, passed.shortened) == (len(stages), False, False)
         assert passed.promise == cascade.cascade.promise
     counts = daemon.client.cascade("colours").counts
@@ -298,7 +299,7 @@ def test_the_open_inference_protocol_tells_and_refuses_cascades_too(
 ) -> None:
     tensor = {"name": "pixels", "shape": [120, 120, 3], "datatype": "UINT8", "data": [90] * (120 * 120 * 3)}
 
-    def told(**parameters: object) -> dict[str, object]:
+    def told(**parameters: object) -> dict[str, Any]:
         body = json.dumps({"inputs": [tensor], "outputs": [{"name": "label"}], "parameters": parameters}).encode()
         return json.loads(daemon.client.request("POST", "/v2/models/colours/infer", body=body))["parameters"]
 
@@ -535,7 +536,7 @@ def test_a_stage_with_another_patch_puts_the_cascade_out_of_force(
     daemon: RunningDaemon, cascade: CascadeState, folder: Path
 ) -> None:
     first = cascade.cascade.stages[0].rung
-    daemon.client.remove_patch(first.patch_id)
+    daemon.client.remove_patch(str(first.patch_id))
     daemon.client.import_patch(save_patch(patch(first.resolution, seed=1), folder)[1].read_bytes())
     assert not daemon.client.cascade("colours").state.in_force
     answer = daemon.client.infer("colours", encoded(1, 5))

@@ -64,6 +64,7 @@ READING = [
     (["patch", "show", "4be1"], "/v1/patches/4be1", bodies.PATCH_VIEW),
     (["train", "list"], "/v1/jobs", s.JobList(jobs=(bodies.job(),))),
     (["train", "show", "job-1"], "/v1/jobs/job-1", bodies.job(JobState.DONE)),
+    (["cascade", "show", "digits"], "/v1/tasks/digits/cascade", bodies.CASCADE),
     (["events"], "/v1/events", s.EventList(events=bodies.EVENTS)),
     (
         ["profile"],
@@ -192,6 +193,12 @@ def test_no_daemon_is_exit_code_3_and_says_how_to_start_it() -> None:
         (["infer", "x.jpg"], "--task"),
         (["infer", "--task", "t", "--resolution", "97", "x.jpg"], "97 px"),
         (["infer", "--task", "t", "--expect", "a", "--top1-from-dirs", "x.jpg"], "exclude each other"),
+        (["cascade", "calibrate", "t", "--again", "--from-requests"], "one of IMAGES, --from-requests and --again"),
+        (["cascade", "calibrate", "t", "--unlabelled"], "--unlabelled and --label-map speak of IMAGES; name some"),
+        (["cascade", "calibrate", "t", "--reference", "lite0"], "'lite0' is not of the form BASE:PX"),
+        (["cascade", "calibrate", "t", "--reference", "lite0:98"], "98 px is no multiple of 4"),
+        (["cascade", "calibrate", "t", "--epsilon", "0.5"], "0.5"),
+        (["cascade", "plot", "t"], "--output"),
         (["explain", "--at", "soon"], "is no time"),
         (["explain", "--decision", "a", "--request", "b"], "exclude each other"),
         (["profile", "--base", "lite0"], "add --run"),
@@ -451,6 +458,104 @@ def test_the_wilson_interval_holds_the_proportion(counts) -> None:
     low, high = wilson(correct, samples)
     assert 0 <= low <= correct / samples <= high <= 1
     assert wilson(samples - correct, samples) == pytest.approx((1 - high, 1 - low))
+
+
+def test_an_answer_shows_how_far_it_went_through_a_cascade(daemon, images) -> None:
+    daemon.on("POST", "/v1/tasks/digits/infer", bodies.answer().model_copy(update={"cascade": bodies.PASSED}))
+    result = patchctl("infer", "--task", "digits", images / "one" / "1.jpg", socket=daemon.path)
+    assert "stage 2 of 3, confidence 0.875, known cost 9.00 ms" in result.stdout
+    assert "cascade" not in daemon.seen[0].query
+    patchctl("infer", "--task", "digits", "--no-cascade", images / "one" / "1.jpg", socket=daemon.path)
+    assert daemon.seen[1].query["cascade"] == ["false"]
+
+
+def cascade_text(daemon: FakeDaemon, view: s.CascadeView) -> str:
+    daemon.on("GET", "/v1/tasks/digits/cascade", view)
+    return " ".join(patchctl("cascade", "show", "digits", socket=daemon.path).stdout.split())
+
+
+def test_a_cascade_shows_expected_against_measured_and_its_evidence(daemon) -> None:
+    text = cascade_text(daemon, bodies.CASCADE)
+    for part in (
+        "1 lite0 at 96 px margin from 0.750 70.0% 60.0% 4.00 ms 5.00 ms",
+        "2 lite0 at 128 px same as stage 1 20.0% 30.0% 5.00 ms 10.0 ms",
+        "3 lite2 at 260 px always 10.0% 10.0% 30.0 ms 40.0 ms",
+        "in force: 3 stages at 25%",
+        "8.50 ms expected for an image",
+        "lite2 at 260 px alone 34.0 ms (4.00 times)",
+        "10.0 ms a prediction, mean of 100",
+        "at most 1.0% of accuracy lost against the reference, with probability 95%",
+        "on 480 inputs kept apart it lost 0.20% and differed in 1.25%, p = 0.03",
+        "on the test part of sklearn:digits: 950 inputs",
+        "12 inputs are kept as numbers",
+    ):
+        assert part in text
+
+
+def test_a_cascade_that_does_not_answer_says_why(daemon) -> None:
+    lacking = bodies.PROMISE.model_copy(update={"holds": False, "missing": 150})
+    state = bodies.CASCADE.state.model_copy(
+        update={
+            "in_force": False,
+            "reason": "it has drifted",
+            "cascade": bodies.CASCADE.state.cascade.model_copy(update={"promise": lacking}),
+        }
+    )
+    view = bodies.CASCADE.model_copy(update={"state": state, "counts": ()})
+    text = cascade_text(daemon, view)
+    assert "not in force: it has drifted" in text
+    assert "no prediction yet" in text
+    assert "none: 150 more inputs are needed for a loss of at most 1.0%" in text
+    off = cascade_text(daemon, view.model_copy(update={"enabled": False}))
+    assert "switched off: the policy has cascade.enabled = false" in off
+    none = view.model_copy(update={"state": None})
+    assert cascade_text(daemon, none).endswith("Make one: patchctl cascade calibrate digits")
+    for state, says in {
+        "running": "Calibrating on 9 images, 4 of 9 images.",
+        "failed": "Calibration failed: It broke.",
+        "cancelled": "The last calibration, on 9 images, was cancelled.",
+    }.items():
+        at = s.CalibrationView(state=state, what="9 images", done=4, images=9, error="It broke.")
+        at_work = none.model_copy(update={"calibration": at})
+        assert cascade_text(daemon, at_work) == f"{says} Task digits has no cascade yet."
+
+
+def test_calibrating_sends_the_images_with_their_labels_and_follows_to_the_end(daemon, images, monkeypatch) -> None:
+    monkeypatch.setattr("patchd.daemon.cli.cascade.POLL_S", 0.01)
+    running = s.CalibrationView(state="running", what="3 images", done=1, images=3)
+    left = [running, running.model_copy(update={"done": 2}), running.model_copy(update={"state": "done", "done": 3})]
+
+    def next_view(handler: Handler, seen: Seen) -> None:
+        view = bodies.CASCADE.model_copy(update={"calibration": left.pop(0)})
+        handler.answer(200, view.model_dump_json().encode())
+
+    path = "/v1/tasks/digits/cascade"
+    daemon.on("GET", "/v1/tasks/digits", bodies.TASK)
+    daemon.on("GET", path, next_view)
+    daemon.on("POST", f"{path}/calibration", bodies.CASCADE.model_copy(update={"calibration": running}))
+    options = ("--epsilon", "0.02", "--delta", "0.1", "--reference", "lite2:260")
+    result = patchctl("cascade", "calibrate", "digits", images, *options, socket=daemon.path)
+    assert result.exit_code == 0, result.output
+    (sent,) = (s.CalibrateCreate.model_validate_json(seen.body) for seen in daemon.seen if seen.body)
+    assert {(Path(image.file).parent.name, image.label) for image in sent.images} == {("one", 1), ("two", 2)}
+    assert (sent.epsilon, sent.delta, sent.reference) == (0.02, 0.1, ("lite2", 260))
+    assert "1 of 3 images" in result.stderr
+    assert "in force: 3 stages" in " ".join(result.stdout.split())
+    left = [running.model_copy(update={"state": "failed", "error": "It broke."})]
+    unlabelled = patchctl("cascade", "calibrate", "digits", images, "--unlabelled", "--json", socket=daemon.path)
+    assert unlabelled.exit_code == 1
+    assert json.loads(unlabelled.stdout)["calibration"]["error"] == "It broke."
+    last = s.CalibrateCreate.model_validate_json(daemon.seen[-2].body)
+    assert {image.label for image in last.images} == {None}
+
+
+def test_a_plot_shows_what_was_weighed_and_says_what_it_wrote(daemon, tmp_path) -> None:
+    daemon.on("GET", "/v1/tasks/digits/cascade", bodies.CASCADE)
+    daemon.on("GET", "/v1/tasks/digits/cascade/points", bodies.POINTS)
+    file = tmp_path / "c.svg"
+    result = patchctl("cascade", "plot", "digits", "-o", file, socket=daemon.path)
+    assert (result.exit_code, result.stdout) == (0, f"Wrote {file}.\n")
+    assert file.read_text().count("<svg") == 1
 
 
 def test_events_are_filtered_by_level_and_kind(daemon) -> None:

@@ -190,3 +190,16 @@ def test_a_rung_with_a_graph_of_its_own_has_a_cost_of_its_own():
     shared = costs_of(rungs)
     own = CascadeCosts(shared.decode_ms, shared.prepare_ms, shared.network_ms, shared.dispatch_ms, {patched: 50.0})
     assert own.marginal((), patched) > own.marginal((), rungs[0]) == shared.marginal((), patched)
+
+
+@given(tables(), st.data())
+def test_a_table_without_some_rungs_says_the_same_of_the_others(table, data):
+    kept = data.draw(st.lists(st.sampled_from(table.rungs), unique=True, min_size=1))
+    only = table.only(kept)
+    assert only.rungs == tuple(rung for rung in table.rungs if rung in kept)
+    for rung in only.rungs:
+        assert np.array_equal(only.answers[:, only.index(rung)], table.answers[:, table.index(rung)])
+        assert np.array_equal(only.features[:, only.index(rung)], table.features[:, table.index(rung)])
+    for rung in set(table.rungs) - set(kept):
+        with pytest.raises(BadInputError, match="has no column of"):
+            only.index(rung)
