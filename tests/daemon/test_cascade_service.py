@@ -131,7 +131,7 @@ def test_audits_of_a_late_or_shortened_answer_are_no_evidence_of_drift(daemon: D
 
 
 def test_a_patch_in_the_place_of_a_stage_s_puts_it_out_of_force_once(daemon: Daemon) -> None:
-    daemon.tasks.remove_patch(CHEAP.patch_id)
+    daemon.tasks.remove_patch(PATCHES[64])
     add_patch(daemon, "c" * 64, 64)
     for _ in range(2):
         assert not daemon.cascades.state("t").in_force

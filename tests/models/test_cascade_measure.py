@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ class Images:
         self.decoded: Counter[tuple[int, int]] = Counter()
 
     def samples(self) -> list[Sample]:
-        return [Sample(f"{i}.png", lambda side, i=i: self.load(i, side), i % 3) for i in range(len(self.images))]
+        return [Sample(f"{i}.png", partial(self.load, i), i % 3) for i in range(len(self.images))]
 
     def load(self, i: int, side: int) -> Image.Image:
         self.decoded[i, side] += 1
