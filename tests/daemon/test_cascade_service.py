@@ -11,7 +11,7 @@ import pytest
 from patchd.daemon.api.schemas import CalibrateCreate, CascadeState, CostView, TaskCreate
 from patchd.daemon.app import Daemon
 from patchd.daemon.config import DaemonConfig
-from patchd.daemon.workers.protocol import Audited, Passage, Timing
+from patchd.daemon.workers.protocol import Audited, InferResult, Passage, Timing
 from patchd.policies.cascade import AcceptRule, Basis, Cascade, Promise, RuleKind, RungId, Stage
 from patchd.policies.errors import PatchdError, StateError, WorkerCrashedError
 
@@ -37,6 +37,12 @@ def state(made_s: float = 1.0) -> CascadeState:
         task="t", cascade=cascade, in_force=True, reason="", calibrated_on="", samples=199, prices=(), decode_ms=1,
         dispatch_ms=1,
     )  # fmt: skip
+
+
+def result(passage: Passage) -> InferResult:
+    return InferResult(
+        id=1, indices=(0,), probabilities=(1.0,), timing=TIMING, engine="torch", resolution=64, passage=passage
+    )
 
 
 def add_patch(daemon: Daemon, patch_id: str, resolution: int) -> None:
@@ -89,7 +95,7 @@ def test_answers_of_a_cascade_that_was_replaced_meanwhile_count_for_neither(daem
     plan = daemon.cascades.plan("t", 1.0)
     daemon.cascades.sent(1, "t", plan)
     daemon.cascades.put(state(made_s=2.0))
-    told = daemon.cascades.answered(1, "t", plan, Passage(stage=0, confidence=0.9), TIMING)
+    told = daemon.cascades.answered(1, "t", plan, result(Passage(stage=0, confidence=0.9)))
     assert (told.stage, told.promise) == (0, PROMISE)  # it was given under the old one's promise
     assert daemon.cascades.counts("t") == ()
     daemon.cascades.heard(Audited(id=1, given=0, answers=(0, 1), features=FEATURES), NOW_S)
@@ -119,7 +125,7 @@ def test_audits_that_differ_end_in_drift_and_only_what_came_since_is_calibrated_
 def test_audits_of_a_late_or_shortened_answer_are_no_evidence_of_drift(daemon: Daemon) -> None:
     plan = daemon.cascades.plan("t", 1.0)
     daemon.cascades.sent(1, "t", plan)
-    told = daemon.cascades.answered(1, "t", plan, Passage(stage=0, confidence=0.1, late=True), TIMING)
+    told = daemon.cascades.answered(1, "t", plan, result(Passage(stage=0, confidence=0.1, late=True)))
     assert (told.late, told.promise) == (True, None)
     daemon.cascades.heard(Audited(id=1, given=0, answers=(0, 1), features=FEATURES), NOW_S)
     low = daemon.cascades.plan("t", 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import time
@@ -245,7 +246,7 @@ def test_answers_say_which_stage_answered_how_sure_it_was_and_what_it_cost(
         assert (answer.base, answer.resolution, answer.patch_id) == (
             stage.rung.base, stage.rung.resolution, stage.rung.patch_id,
         )  # fmt: skip
-        known_ms = sum(each.cost_ms for each in stages[: passed.stage + 1])
+        known_ms = math.fsum(each.cost_ms for each in stages[: passed.stage + 1])
         assert passed.cost_ms == pytest.approx(known_ms)
         if passed.stage < len(stages) - 1:
             assert passed.confidence >= stage.rule.threshold
