@@ -21,7 +21,7 @@ from patchd.models.cascades import (
     score,
     search,
 )
-from patchd.models.cascades.greedy import Searcher, frontier_of
+from patchd.models.cascades.greedy import Searcher, frontier_of, longest_prefix
 from patchd.policies.cascade import AcceptRule, RuleKind
 
 OWN = frozenset({RuleKind.MARGIN, RuleKind.CONFIDENCE})
@@ -198,6 +198,25 @@ def test_the_search_is_no_dearer_than_one_plain_threshold_for_the_same_loss():
     assert len(ratios) >= 3
     assert max(ratios) <= 1.02  # the plain one may fall between two allowances
     assert np.mean(ratios) < 1
+
+
+def test_among_inputs_that_all_lost_nothing_a_smaller_allowance_takes_fewer():
+    losses, scores = np.zeros(1000, np.int8), np.linspace(1, 0, 1000)
+    expected = np.linspace(0, 0.2, 1000)  # the less sure, the likelier a loss
+    taken = [longest_prefix(losses, scores, allowance, expected, 100.0) for allowance in (0.001, 0.005, 0.02)]
+    assert 0 < taken[0] < taken[1] < taken[2] == 1000
+    assert longest_prefix(losses, scores, 0.001) == 1000
+
+
+def test_inputs_won_may_make_up_for_those_lost_and_need_not():
+    table = realistic(3000, rungs=4)
+    reference, costs = table.rungs[-1], costs_of(table.rungs)
+    net, gross = Searcher(table, costs, reference, OWN, 100.0).countings()
+    for allowance in (0.01, 0.03):
+        outcome = run(gross.greedy(allowance), table, reference)
+        assert (outcome.losses > 0).mean() <= allowance
+        assert net.point(net.greedy(allowance)).cost_ms <= gross.point(gross.greedy(allowance)).cost_ms
+    assert len(Searcher(replace(table, labels=None), costs, reference, OWN, 100.0).countings()) == 1
 
 
 @pytest.mark.parametrize("labelled", [True, False])
