@@ -88,7 +88,10 @@ def measure(
 
 
 def summary(answers: Sequence[tuple[float, bytes]], rates: Sequence[float], labels: Sequence[int]) -> dict[str, Any]:
-    """Times, right answers, stages, and what the answers themselves say that they cost."""
+    """Times, right answers, shares of stages, and what the answers themselves say that they cost.
+
+    Images smaller than a rung's side go straight to a smaller rung and pass no cascade: shares need not add up to 1.
+    """
     bodies = [json.loads(body) for _, body in answers]
     times = [taken for taken, _ in answers]
     stages = [body["cascade"]["stage"] for body in bodies if body.get("cascade")]
@@ -100,7 +103,7 @@ def summary(answers: Sequence[tuple[float, bytes]], rates: Sequence[float], labe
         "p99_ms": quantile(times, 0.99),
         "top1": float(np.mean(right)),
         "cost_ms": float(np.mean([sum(body["timing"][part] for part in parts) for body in bodies])),
-        "shares": (np.bincount(stages) / len(stages)).tolist() if stages else [],
+        "shares": (np.bincount(stages) / len(bodies)).tolist() if stages else [],
         "n": len(answers),
     }
 
