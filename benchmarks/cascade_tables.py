@@ -54,7 +54,7 @@ class Subject:
     def references(self) -> tuple[RungId, ...]:
         """The finest rung of the first base, and that of the dearest one."""
         by_base = {rung.base: rung for rung in sorted(self.table.rungs, key=lambda rung: rung.resolution)}
-        return tuple(by_base[base] for base in (min(by_base), max(by_base)))
+        return tuple(by_base[base] for base in sorted({min(by_base), max(by_base)}))
 
     def costs(self, threads: int | None = None) -> CascadeCosts:
         """Medians of one image at a time on this machine: of decoding, preparing, every network and dispatch."""
@@ -106,11 +106,15 @@ def unpatched(data: Path, index: Path, work: Path) -> Subject:
     return _subject("imagenet", rungs, imagenet_samples(data, index), Preprocessing(), work)
 
 
-def patched(data: str, work: Path, epochs: int, most: int | None) -> Subject:
-    """A set under patches of its own, trained on its train part; the images are those of its test part."""
+def patched(data: str, work: Path, epochs: int, most: int | None, bases: Sequence[str] | None = None) -> Subject:
+    """A set under patches of its own, trained on its train part; the images are those of its test part.
+
+    `bases` leaves out all others. Raises ValueError when none is left.
+    """
     found = open_data(data)
     (work / "patches").mkdir(parents=True, exist_ok=True)
-    own, *others = (PATCHED_DIGITS if data == DIGITS else PATCHED).items()
+    ladders = PATCHED_DIGITS if data == DIGITS else PATCHED
+    own, *others = (each for each in ladders.items() if bases is None or each[0] in bases)
     task = TaskSpec(
         name=NAME, base=own[0], labels=found.labels, resolutions=own[1], data=data,
         others=tuple(BaseRungs(base=base, resolutions=sides) for base, sides in others),
@@ -146,7 +150,7 @@ def _subject(
         Runnable(rung, engines[rung.base], None if file is None else load_patch(file, bases[rung.base]), pre)
         for rung, file in rungs
     )
-    file = work / "table.safetensors"
+    file = work / f"table-{'-'.join(sorted(bases))}.safetensors"
     table = load_table(file) if file.is_file() else None
     if table is None or table.rungs != tuple(rung for rung, _ in rungs) or len(table) != len(samples):
         table = measure(samples, runnables, True, lambda _: None).table

@@ -125,11 +125,12 @@ def score(choice: Choice, half: ScoreTable, costs: CascadeCosts, reference: Rung
     return Scored(choice, row_costs(choice.steps, outcome, costs), outcome.losses, asked)
 
 
-def halves(table: ScoreTable, splits: int) -> Iterator[tuple[ScoreTable, ScoreTable]]:
-    """`splits` random halvings: one half to choose on, the other to score on."""
+def halves(table: ScoreTable, splits: int, share: float) -> Iterator[tuple[ScoreTable, ScoreTable]]:
+    """`splits` random partings: `share` of the images to choose on, the others to score on."""
+    count = round(share * len(table))
     for seed in range(splits):
         order = np.random.default_rng(seed).permutation(len(table))
-        yield table.rows(order[: len(table) // 2]), table.rows(order[len(table) // 2 :])
+        yield table.rows(order[:count]), table.rows(order[count:])
 
 
 def compare(
@@ -137,7 +138,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Every method against one reference, over all splits."""
     found: dict[str, list[Scored]] = {}
-    for seed, (choosing, scoring) in enumerate(halves(subject.table, options.splits)):
+    for seed, (choosing, scoring) in enumerate(halves(subject.table, options.splits, options.share)):
         for name, choice in Chooser(choosing, costs, reference, options.delta, seed).methods(options.epsilon):
             found.setdefault(name, []).append(score(choice, scoring, costs, reference))
     alone = costs.marginal((), reference)
@@ -145,7 +146,7 @@ def compare(
 
 
 def summary(name: str, scored: Sequence[Scored], alone_ms: float) -> dict[str, Any]:
-    """Means over the splits. The interval is that of one half: splits share images, so they do not narrow it."""
+    """Means over the splits. The interval is that of one scored part: partings share images, so they do not narrow it."""
     points = [100 * float(each.losses.mean()) for each in scored]
     deviation = float(np.mean([each.losses.std(ddof=1) / len(each.losses) ** 0.5 for each in scored]))
     mean, half_width = float(np.mean(points)), 100 * Z95 * deviation
@@ -175,10 +176,11 @@ def _short(rung: RungId) -> str:
     return f"{rung.base}:{rung.resolution}"
 
 
-def show(subject: Subject, reference: RungId, rows: Sequence[dict[str, Any]]) -> None:
+def show(subject: Subject, reference: RungId, share: float, rows: Sequence[dict[str, Any]]) -> None:
     """The table of one reference."""
     n = len(subject.table)
-    print(f"\n{subject.name}, reference {reference}, {n // 2} images to choose on, {n - n // 2} to score on\n")
+    count = round(share * n)
+    print(f"\n{subject.name}, reference {reference}, {count} images to choose on, {n - count} to score on\n")
     print_table(
         ("method", "ms", "p50", "p99", "speed-up", "range", "points lost", "95 %", "range", "significant loss",
          "beyond epsilon", "by reference", "promised", "commonest stages"),
@@ -232,10 +234,10 @@ def show_rungs(subject: Subject, costs: CascadeCosts) -> list[dict[str, Any]]:
 def subjects(options: argparse.Namespace) -> Iterator[Subject]:
     """The sets asked for, one after the other. Raises SystemExit where an index is missing."""
     for task in options.task:
-        yield patched(f"sklearn:{task}", options.work / task, options.epochs, options.samples)
+        yield patched(f"sklearn:{task}", options.work / task, options.epochs, options.samples, options.bases)
     for folder in options.data:
         if (folder / "train").is_dir():
-            yield patched(str(folder), options.work / folder.name, options.epochs, options.samples)
+            yield patched(str(folder), options.work / folder.name, options.epochs, options.samples, options.bases)
         elif options.index is None:
             raise SystemExit(f"{folder} has no train part: give --index with the ImageNet index of its folders.")
         else:
@@ -249,11 +251,13 @@ def main() -> None:
     made.add_argument("--task", nargs="*", default=[], choices=[DIGITS.partition(":")[2]], help="built-in sets")
     made.add_argument("--data", type=Path, nargs="*", default=[], help="directories of train/CLASS/*, or of CLASS/*")
     made.add_argument("--index", type=Path, help="for directories of CLASS/*: folder name and ImageNet index by line")
-    made.add_argument("--splits", type=int, default=10, help="halvings [default: 10]")
+    made.add_argument("--splits", type=int, default=10, help="random partings [default: 10]")
+    made.add_argument("--share", type=float, default=0.5, help="of the images, to choose on [default: 0.5]")
     made.add_argument("--epsilon", type=float, nargs="*", default=[0.005, 0.01, 0.02], help="losses to promise")
     made.add_argument("--delta", type=float, default=0.05, help="of the promise [default: 0.05]")
     made.add_argument("--epochs", type=int, default=3, help="of a rung's training [default: 3]")
     made.add_argument("--threads", type=int, help="of the networks whose cost is measured [default: all processors]")
+    made.add_argument("--bases", nargs="*", metavar="BASE", help="train patches for these alone [default: all]")
     made.add_argument("--samples", type=int, help="train on at most so many images")
     options = made.parse_args()
     result = []
@@ -262,10 +266,14 @@ def main() -> None:
         rungs = show_rungs(subject, costs)
         for reference in subject.references:
             rows = compare(subject, costs, reference, options)
-            show(subject, reference, rows)
+            show(subject, reference, options.share, rows)
             case = {"data": subject.name, "n": len(subject.table), "reference": str(reference), "rungs": rungs}
             result.append(case | {"methods": rows})
-    finish("cascades", {"splits": options.splits, "delta": options.delta, "cases": result}, options.output)
+    finish(
+        "cascades",
+        {"splits": options.splits, "share": options.share, "delta": options.delta, "cases": result},
+        options.output,
+    )
 
 
 if __name__ == "__main__":
