@@ -146,7 +146,7 @@ def compare(
 
 
 def summary(name: str, scored: Sequence[Scored], alone_ms: float) -> dict[str, Any]:
-    """Means over the splits. The interval is that of one scored part: partings share images, so they do not narrow it."""
+    """Means over the partings. The interval is that of one scored part: partings share images and do not narrow it."""
     points = [100 * float(each.losses.mean()) for each in scored]
     deviation = float(np.mean([each.losses.std(ddof=1) / len(each.losses) ** 0.5 for each in scored]))
     mean, half_width = float(np.mean(points)), 100 * Z95 * deviation
