@@ -27,7 +27,7 @@ from .workers.protocol import Calibrate, Calibrated, Calibrating, Message, Worke
 
 TIMEOUT_S = 6 * 3600.0  # a hundred thousand images on a small board
 COST_CHANGE = 0.2  # of a stage's share of the reference's cost, before the cascade is planned again
-RETRY_S = 600.0  # after a calibration by itself that failed
+PAUSE_S = 600.0  # between two calibrations that nobody asked for
 
 
 @dataclass
@@ -162,11 +162,17 @@ class CalibrationService:
             have = self._cascades.count_rows(task)
             if state.drifted_since_s is not None and not missing(have, epsilon, delta):
                 create = CalibrateCreate(from_requests=True, epsilon=epsilon, delta=delta)
-                self._begin(task, create, "audited requests since the drift")
+                self._begin_by_itself(task, create, "audited requests since the drift")
                 return
             if state.in_force and self._costs_changed(task, state):
-                self._begin(task, CalibrateCreate(again=True, epsilon=epsilon, delta=delta), state.calibrated_on)
+                create = CalibrateCreate(again=True, epsilon=epsilon, delta=delta)
+                self._begin_by_itself(task, create, state.calibrated_on)
                 return
+
+    def _begin_by_itself(self, task: str, create: CalibrateCreate, what: str) -> None:
+        """Begin without being asked, and not again for a while: the errors of several plans add up."""
+        self._not_before_s = time.monotonic() + PAUSE_S
+        self._begin(task, create, what)
 
     def _costs_changed(self, task: str, state: CascadeState) -> bool:
         old, new = ({(p.base, p.resolution): p for p in prices} for prices in (state.prices, self._tasks.prices(task)))
@@ -184,7 +190,7 @@ class CalibrationService:
             said = await self._ask(run, create)
             self._accept(run, said, time.monotonic() - began)
         except Exception as error:  # whatever it is, nobody else would hear of it
-            self._not_before_s = time.monotonic() + RETRY_S
+            self._not_before_s = time.monotonic() + PAUSE_S
             run.error = str(error) if isinstance(error, PatchdError) else f"{type(error).__name__}: {error}"
             self._events.emit(
                 "cascade.failed", f"Calibrating task {run.task} failed: {run.error}", level="warning", task=run.task

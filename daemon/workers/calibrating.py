@@ -69,8 +69,6 @@ def calibrate(request: Calibrate, report: Callable[[int, int], None]) -> Calibra
     file = Path(request.table_file)
     measured = _measured(request, report)
     table = load_table(file).only(tuple(map(_id, request.rungs))) if measured is None else measured.table
-    if measured is not None:
-        save_table(table, file)
     decode_ms = request.decode_ms if measured is None or measured.decode_ms is None else measured.decode_ms
     if decode_ms is None:
         raise BadInputError("What decoding an image costs must be given where no image is decoded.")
@@ -81,6 +79,8 @@ def calibrate(request: Calibrate, report: Callable[[int, int], None]) -> Calibra
         dispatch_ms=dispatch_ms(len(request.task.labels)),
     )
     planned = plan(table, costs, request.reference, epsilon=request.epsilon, delta=request.delta, now_s=time.time())
+    if measured is not None:  # last, so that a plan that fails leaves the table of the cascade that stays
+        save_table(table, file)
     chosen = tuple((stage.rung, stage.rule) for stage in planned.cascade.stages)
     frontier = {id(point) for point in planned.frontier}
     return Calibrated(

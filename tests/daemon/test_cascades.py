@@ -482,8 +482,9 @@ def test_a_killed_daemon_finds_cascade_drift_and_audits_again(daemon: RunningDae
 
 
 def test_by_itself_it_calibrates_after_a_drift_and_plans_anew_when_costs_change(
-    daemon: RunningDaemon, folder: Path
+    daemon: RunningDaemon, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("patchd.daemon.calibration_service.PAUSE_S", 0.0)
     daemon.stop()
 
     async def ticked(inside: Daemon) -> CascadeState:
