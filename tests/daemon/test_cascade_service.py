@@ -182,7 +182,7 @@ def test_whatever_a_calibration_fails_of_is_said_and_the_cascade_stays(
         raise error
 
     async def calibrated() -> None:
-        monkeypatch.setattr(daemon.inference, "measure_pool", fails)
+        monkeypatch.setattr(daemon.inference.worker, "measure_pool", fails)
         audit(daemon, 1, differs=False)
         daemon.calibration.start("t", CalibrateCreate(again=True))
         assert daemon.calibration.view("t").state == "running"
@@ -201,7 +201,7 @@ def test_a_calibration_is_ended_before_its_worker_runs_when_the_daemon_stops(
 ) -> None:
     async def stopped() -> None:
         never = asyncio.Event()
-        monkeypatch.setattr(daemon.inference, "measure_pool", lambda task: never.wait())
+        monkeypatch.setattr(daemon.inference.worker, "measure_pool", lambda task: never.wait())
         daemon.calibration.start("t", CalibrateCreate(again=True))
         await daemon.calibration.stop()  # before its first step, too
         assert daemon.calibration.view("t").state == "cancelled"
