@@ -6,7 +6,7 @@ from .costs import CascadeCosts
 from .features import FEATURES, accepts, read_logits, score
 from .greedy import Found, Point, plain_confidence, search
 from .planning import Planned, plan
-from .promise import certify, path_of
+from .promise import certify, path_of, to_certify
 from .simulation import Outcome, Step, expected_cost, row_costs, run, steps_of
 from .table import ScoreTable, load_table, save_table
 
@@ -37,4 +37,5 @@ __all__ = [
     "score",
     "search",
     "steps_of",
+    "to_certify",
 ]

@@ -12,19 +12,32 @@ independent of the inputs that are tested on.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...policies.cascade import AcceptRule, Cascade, Promise, RuleKind, RungId, Stage, check_promise, missing, needed
+from ...policies.cascade import (
+    LEAST_SEARCH,
+    AcceptRule,
+    Cascade,
+    Promise,
+    RuleKind,
+    RungId,
+    Stage,
+    check_promise,
+    missing,
+    needed,
+)
 from .costs import CascadeCosts
 from .greedy import WORTH, Point
 from .simulation import Outcome, Step, expected_cost, run
 from .table import ScoreTable
 
 LossArray = NDArray[np.int8]
+LEAST_SEARCH = 100  # inputs without which no search is worth its name
 _BETS = 40  # stakes that are tried on the search part
 _MOST_OF_STAKE = 0.98  # of the largest allowed one; with all of it a single loss would be final
 
@@ -68,6 +81,19 @@ def binomial_tail(k: int, n: int, p: float) -> float:
     return min(1.0, math.exp(top) * float(np.exp(terms - top).sum()))
 
 
+def to_certify(inputs: int, epsilon: float, delta: float) -> int:
+    """How many of `inputs` to keep for certifying: half, or as many as are `needed` where LEAST_SEARCH are left.
+
+    Less what does not count: up to the number at which one loss more is allowed, further inputs could only add losses.
+    """
+    least = needed(epsilon, delta)
+    most = max(inputs // 2, min(least, inputs - LEAST_SEARCH))
+    if most < least:
+        return most
+    allowed = _critical(most, epsilon, delta)
+    return bisect_left(range(most), True, key=lambda n: binomial_tail(allowed, n, epsilon) <= delta)
+
+
 def choose_test(
     lost: float, won: float, n: int, epsilon: float, delta: float
 ) -> tuple[BinomialTest | BettingTest, float]:
@@ -109,10 +135,7 @@ def path_of(points: Iterable[Point], below_ms: float, n: int, epsilon: float, de
 
 def _critical(n: int, epsilon: float, delta: float) -> int:
     """The most losses of `n` with which counting still rejects; -1 where even none are too many."""
-    k = -1
-    while k < n and binomial_tail(k + 1, n, epsilon) <= delta:
-        k += 1
-    return k
+    return bisect_right(range(n), delta, key=lambda k: binomial_tail(k, n, epsilon)) - 1
 
 
 def certify(

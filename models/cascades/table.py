@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ...policies.cascade import LEAST_SEARCH, Basis, RungId
+from ...policies.cascade import Basis, RungId
 from ...policies.errors import BadInputError, NotFoundError, StateError
 from ...policies.snapshot import Frozen
 from ..durable import write_durably
@@ -97,14 +97,10 @@ class ScoreTable:
         return replace(self, answers=np.concatenate(answers), features=np.concatenate(features), labels=labels)
 
     def split(self, certify: int, seed: int = 0) -> tuple[ScoreTable, ScoreTable]:
-        """A part to search on and one to certify on, apart by construction: a seeded permutation, cut once.
-
-        The halves are equal, but the second gets at least `certify` inputs where LEAST_SEARCH are left to the first.
-        """
-        n = len(self)
-        order = np.random.default_rng(seed).permutation(n)
-        second = min(max(n // 2, min(certify, n - LEAST_SEARCH)), n)
-        return self.rows(order[: n - second]), self.rows(order[n - second :])
+        """A part to search on and one of `certify` inputs, apart by construction: a seeded permutation, cut once."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        cut = len(self) - certify
+        return self.rows(order[:cut]), self.rows(order[cut:])
 
     def losses(self, reference: RungId) -> NDArray[np.int8]:
         """What each rung loses on each input against `reference`, [n, m]; the values are those of `losses_of`."""

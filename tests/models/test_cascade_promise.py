@@ -11,7 +11,7 @@ import pytest
 from cascade_tables import costs_of, realistic
 from hypothesis import given
 from hypothesis import strategies as st
-from patchd.models.cascades import CascadeCosts, Point, Step, missing, needed, path_of, plan, run, steps_of
+from patchd.models.cascades import CascadeCosts, Point, Step, missing, needed, path_of, plan, run, steps_of, to_certify
 from patchd.models.cascades.promise import BettingTest, BinomialTest, binomial_tail, choose_test
 from patchd.policies.cascade import AcceptRule, Basis, RuleKind
 
@@ -85,11 +85,19 @@ def test_a_table_with_what_was_missing_lacks_nothing(inputs, epsilon, delta):
     least = needed(epsilon, delta)
     enough = max(inputs + lacking, 1)
     assert missing(enough, epsilon, delta) == 0
-    certifying = max(enough // 2, min(least, enough - 100))
-    assert certifying >= least
+    assert to_certify(enough, epsilon, delta) >= least
     if lacking:
-        fewer = inputs + lacking - 1
-        assert max(fewer // 2, min(least, fewer - 100)) < least
+        assert to_certify(inputs + lacking - 1, epsilon, delta) < least
+
+
+@given(st.integers(1, 5000), st.sampled_from((0.005, 0.01, 0.02, 0.1)), st.sampled_from((0.05, 0.1)))
+def test_no_input_is_kept_for_certifying_that_allows_no_further_loss(inputs, epsilon, delta):
+    n, least = to_certify(inputs, epsilon, delta), needed(epsilon, delta)
+    assert 0 <= n <= max(inputs // 2, least)
+    if n >= least:
+        losses = max(k for k in range(n) if binomial_tail(k, n, epsilon) <= delta)
+        assert binomial_tail(losses, n - 1, epsilon) > delta
+        assert inputs // 2 < least or binomial_tail(losses + 1, inputs // 2, epsilon) > delta
 
 
 def test_too_few_inputs_promise_nothing_say_how_many_are_missing_and_use_the_reference():
@@ -112,8 +120,9 @@ def test_a_promise_is_made_from_the_part_that_the_search_has_not_seen(labelled):
     assert promise.holds
     assert promise.p_value <= promise.delta
     assert promise.basis is (Basis.LABELS if labelled else Basis.AGREEMENT)
-    assert (promise.samples, cascade.search_samples) == (3000, 3000)
-    _, certifying = table.split(needed(0.02, 0.05), 0)
+    assert promise.samples + cascade.search_samples == 6000
+    assert 2900 < promise.samples <= 3000
+    _, certifying = table.split(to_certify(len(table), 0.02, 0.05), 0)
     outcome = run(steps_of(cascade), certifying, reference)
     assert promise.loss == outcome.loss
     assert promise.disagreement == outcome.disagreement
@@ -123,7 +132,7 @@ def test_a_promise_is_made_from_the_part_that_the_search_has_not_seen(labelled):
 
 def test_a_cascade_that_is_worse_on_fresh_inputs_is_not_promised():
     table = realistic(2000, labelled=False)
-    searched, certifying = table.split(needed(0.02, 0.05), 0)
+    searched, certifying = table.split(to_certify(len(table), 0.02, 0.05), 0)
     # On the certifying part alone the cheap rungs answer anything at all, as sure as before.
     answers = certifying.answers.copy()
     answers[:, :-1] = (answers[:, :-1] + 1) % 5
