@@ -32,11 +32,11 @@ def plan(
 ) -> Planned:
     """The cheapest cascade to `reference` for which a mean loss of at most `epsilon` can be promised.
 
-    May be called again on the same table with other costs: the split depends on the seed, the number of inputs, `epsilon`
-    and `delta` only, and the path on the search part and the costs, so the certifying part is as fresh to the new path as it was to
-    the old one, provided the costs were not chosen by looking at it. Every plan is a test of its own at `delta`. What
-    is not promised is that *all* of several plans hold at once: their errors add up, to k times delta for k plans, as
-    they also do for someone who plans over and over until a plan holds.
+    May be called again on the same table with other costs: the split depends on the seed, the number of inputs,
+    `epsilon` and `delta` only, and the path on the search part and the costs, so the certifying part is as fresh to the
+    new path as it was to the old one, provided the costs were not chosen by looking at it. Every plan is a test of its
+    own at `delta`. What is not promised is that *all* of several plans hold at once: their errors add up, to k times
+    delta for k plans, as they also do for someone who plans over and over until a plan holds.
 
     Raises BadInputError when the table lacks the reference or a cost is unmeasured, ValueError unless epsilon and
     delta lie in (0, 1).
