@@ -37,7 +37,6 @@ from .simulation import Outcome, Step, expected_cost, run
 from .table import ScoreTable
 
 LossArray = NDArray[np.int8]
-LEAST_SEARCH = 100  # inputs without which no search is worth its name
 _BETS = 40  # stakes that are tried on the search part
 _MOST_OF_STAKE = 0.98  # of the largest allowed one; with all of it a single loss would be final
 
