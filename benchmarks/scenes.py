@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,19 @@ class Digits:
 
     def only(self, labels: Sequence[int]) -> Digits:
         """Those of these digits."""
-        chosen = np.isin(self.labels, labels)
-        return Digits(self.images[chosen], self.labels[chosen])
+        return self._chosen(np.isin(self.labels, labels))
+
+    def apart(self, one_in: int) -> tuple[Digits, Digits]:
+        """All but one in so many, and the others."""
+        others = np.arange(len(self.labels)) % one_in == 0
+        return self._chosen(~others), self._chosen(others)
+
+    def times(self, count: int) -> Digits:
+        """Each of them so many times."""
+        return self._chosen(np.repeat(np.arange(len(self.labels)), count))
+
+    def _chosen(self, index: npt.NDArray[Any]) -> Digits:
+        return Digits(self.images[index], self.labels[index])
 
 
 def digits() -> tuple[Digits, Digits]:
