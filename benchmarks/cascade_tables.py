@@ -23,7 +23,7 @@ from patchd.models.engine import Engine
 from patchd.models.openvino_engine import OpenVinoEngine
 from patchd.models.patches.patch import load_patch
 from patchd.models.preprocessing import decode_image, to_input
-from patchd.models.trainer import Trainer
+from patchd.models.training import Trainer
 from patchd.policies.cascade import RungId
 from patchd.policies.decision import TrainingPlan
 from patchd.policies.task import BaseRungs, JobProgress, Preprocessing, TaskSpec, TrainSpec

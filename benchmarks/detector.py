@@ -32,7 +32,7 @@ from patchd.models.engine import TorchEngine
 from patchd.models.evaluation import evaluate
 from patchd.models.networks import MobileNetV2, SSDLite
 from patchd.models.patches import load_patch
-from patchd.models.trainer import Trainer
+from patchd.models.training import Trainer
 from patchd.policies.decision import TrainingPlan
 from patchd.policies.errors import TrainingError
 from patchd.policies.task import Evaluation, PatchKind, Preprocessing, RungResult, TaskSpec, TrainSpec

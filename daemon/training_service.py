@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..policies.decision import TrainingPlan
-from ..policies.errors import BadInputError, ConflictError, NotFoundError, PatchdError, StateError
-from ..policies.labels import imagenet_labels
-from ..policies.task import JobProgress, JobState, PatchKind, PatchMetadata, RungResult, TrainSpec
+from ..policies.errors import ConflictError, NotFoundError, PatchdError, StateError
+from ..policies.task import JobProgress, JobState, PatchKind, PatchMetadata, TrainSpec
 from ..policies.threads import free_threads
 from ..policies.training_plan import HEAD_ONLY
 from .api.schemas import JobView, WorkerStatus
@@ -26,6 +25,8 @@ from .events import EventLog
 from .policy_service import PolicyService
 from .store import Store
 from .task_service import TaskService
+from .training_requests import checked
+from .training_results import TrainingResults
 from .worker_process import WorkerProcess
 from .workers.protocol import (
     JobDone,
@@ -41,7 +42,6 @@ from .workers.protocol import (
     YieldSlice,
 )
 
-HEADS = {PatchKind.HEAD, PatchKind.RANDOM_HEAD}
 FINAL = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 RUNNABLE = (JobState.RUNNING, JobState.QUEUED)
 CRASHES_BEFORE_FAILURE = 3  # in a row without a finished slice between them
@@ -64,6 +64,7 @@ class TrainingService:
     ) -> None:
         self._store, self._events, self._tasks = store, events, tasks
         self._deciding, self._policies, self._threads = deciding, policies, threads
+        self._results = TrainingResults(store, events, tasks)
         self._worker = WorkerProcess("training", self._on_message, self._on_exit)
         self._jobs = {job.id: job for job in store.jobs()}
         self._unsaved: Backlog[str] = Backlog(lambda job_id: store.put_job(self._jobs[job_id]))
@@ -87,35 +88,7 @@ class TrainingService:
 
     def submit(self, spec: TrainSpec) -> JobView:
         """Queue a job. Raises NotFoundError or BadInputError."""
-        task = self._tasks.task(spec.task)
-        if task.data is None:
-            raise BadInputError(f"Task '{task.name}' has no data set to train on.", hint="Add a task with --data.")
-        if PatchKind.BASE_FRACTION in spec.kinds:
-            raise BadInputError(
-                "The kind base_fraction cannot be asked for: the training allocation decides what is unfrozen.",
-                hint="See max_fraction in docs/policy.md.",
-            )
-        if not spec.kinds:
-            raise BadInputError("A job needs at least one patch kind.", hint="For example scale_bias,head.")
-        if not HEADS & set(spec.kinds) and task.labels != imagenet_labels():
-            raise BadInputError(
-                f"Task '{task.name}' has labels of its own, so the base's final layer cannot answer it.",
-                hint="Add the kind head.",
-            )
-        base = spec.base or task.base
-        sides = task.bases.get(base)
-        if sides is None:
-            raise BadInputError(
-                f"Task '{task.name}' has no rungs of base '{base}'.", hint=f"It has rungs of {', '.join(task.bases)}."
-            )
-        wrong = [side for side in spec.resolutions if side not in sides]
-        if wrong:
-            of = "" if base == task.base else f" of {base}"
-            raise BadInputError(
-                f"Task '{task.name}' has no rung{of} at {wrong[0]} px.",
-                hint=f"Its rungs{of}: {', '.join(map(str, sides))}.",
-            )
-        spec = spec.model_copy(update={"base": base, "resolutions": spec.resolutions or sides})
+        spec = checked(spec, self._tasks.task(spec.task))
         now = time.time()
         job = JobView(
             id=f"job-{secrets.token_hex(4)}",
@@ -127,7 +100,7 @@ class TrainingService:
         )
         self._store.put_job(job)
         self._jobs[job.id] = job
-        self._events.emit("job.queued", f"Job {job.id} trains {spec.task} on {base}.", job=job.id, task=spec.task)
+        self._events.emit("job.queued", f"Job {job.id} trains {spec.task} on {spec.base}.", job=job.id, task=spec.task)
         return self.job(job.id)
 
     def job(self, job_id: str) -> JobView:
@@ -355,7 +328,7 @@ class TrainingService:
             return  # sent again after a restart
         metadata = PatchMetadata.model_validate_json(message.metadata_json)
         try:
-            result = self._take(message.result, metadata, job.id)
+            result = self._results.take(message.result, metadata, job.id)
         except StateError as error:
             self._untold = True
             self._delay(job, str(error), STORAGE_PAUSE_S)
@@ -363,16 +336,6 @@ class TrainingService:
         others = tuple(r for r in job.results if r.resolution != result.resolution)
         self._jobs[job.id] = job.model_copy(update={"results": (*others, result)})
         self._deciding.refresh()
-
-    def _take(self, made: RungResult, metadata: PatchMetadata, job_id: str) -> RungResult:
-        """Register a rung's patch and keep the job's result. Raises StateError where neither could be stored."""
-        try:
-            result = self._tasks.take_result(made, metadata)
-        except (BadInputError, NotFoundError) as error:  # the task has gone or is another one by now
-            result = made.model_copy(update={"note": str(error)})
-            self._events.emit("patch.refused", str(error), level="warning", job=job_id)
-        self._store.put_job_result(job_id, result)
-        return result
 
     def _slice_ended(self, job: JobView, message: SliceDone | JobDone) -> None:
         self._slice_plan, self._crashes = None, 0

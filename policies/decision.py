@@ -77,15 +77,42 @@ class RungDecision(Frozen):
     text: str
 
 
+class UnfreezeOrder(StrEnum):
+    """In which order a larger allocation lets more of a network train; the head always does."""
+
+    PATCH_FIRST = "patch_first"
+    DOWNWARDS = "downwards"
+    SPARSE = "sparse"
+
+
 class TrainingPlan(Frozen):
-    """What a training step may touch: how deep patch parameters reach and what share of the base is unfrozen."""
+    """What a training step touches, how it is run, and what that is predicted to cost.
+
+    What can be learned depends on `reach`, `fraction`, `tensors`, `biases_only` and `resolution`; the others change
+    cost and memory alone, so that a job gives the same weights whichever of them it runs under.
+    """
 
     paused: bool
+    order: UnfreezeOrder = UnfreezeOrder.PATCH_FIRST
+    resolution: int | None = Field(None, description="the rung to begin next, pixels; absent: the next of the job")
     reach: float = Field(
         1.0, ge=0, le=1, description="share of the network's depth, from the head down, whose patch parameters train"
     )
-    fraction: float = Field(0.0, ge=0, le=1, description="share of the base's parameters unfrozen, from the head down")
-    cost: float = Field(0.0, ge=0, description="predicted share of a full fine-tuning step")
+    biases_only: bool = Field(False, description="of the norms' scale and bias only the biases train")
+    fraction: float = Field(0.0, ge=0, le=1, description="share of the base's parameters unfrozen")
+    tensors: tuple[str, ...] = Field(
+        (), description="names of the base's tensors that are unfrozen; empty: whole layers from the head down"
+    )
+    keep_features: bool = Field(
+        False, description="what the frozen lower part gives is computed once, kept on disk and reused by every epoch"
+    )
+    lean: bool = Field(False, description="keep for the backward pass only what its gradients need, at some time")
+    micro_batch: int | None = Field(
+        None, ge=1, description="images in one forward and backward pass; absent: the whole batch"
+    )
+    cost: float = Field(0.0, ge=0, description="predicted share of a full fine-tuning step at the full resolution")
+    step_ms: float | None = Field(None, ge=0, description="predicted time of an optimiser step, milliseconds")
+    memory_bytes: int | None = Field(None, ge=0, description="predicted peak of a step beyond the base in memory")
 
 
 class PlanCandidate(Frozen):

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from ...models.bases import load_base
-from ...models.checkpoint import Finished
-from ...models.trainer import Trainer
+from ...models.training import Trainer
+from ...models.training.checkpoint import Finished
 from ...policies.errors import PatchdError, StateError
 from ...policies.task import JobProgress
 from .channel import Channel

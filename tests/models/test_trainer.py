@@ -30,12 +30,21 @@ from patchd.daemon.workers.protocol import (
     YieldSlice,
 )
 from patchd.models.bases import Base, fingerprint, load_base
-from patchd.models.checkpoint import CURRENT, PREVIOUS, Checkpoint, Finished, Position, load_checkpoint, save_checkpoint
 from patchd.models.datasets import normalised, open_data, pixels
 from patchd.models.engine import TorchEngine
 from patchd.models.evaluation import evaluate
 from patchd.models.patches import load_patch
-from patchd.models.trainer import Trainer, _Rung
+from patchd.models.training import Trainer
+from patchd.models.training.checkpoint import (
+    CURRENT,
+    PREVIOUS,
+    Checkpoint,
+    Finished,
+    Position,
+    load_checkpoint,
+    save_checkpoint,
+)
+from patchd.models.training.rung import RungTraining
 from patchd.policies.decision import TrainingPlan
 from patchd.policies.errors import BadInputError, DataSetError, TrainingError
 from patchd.policies.task import KindOptions, PatchKind, Preprocessing, TaskSpec, TrainSpec
@@ -191,15 +200,15 @@ def test_scales_without_a_head_say_that_a_plan_for_the_head_alone_trains_nothing
 def test_a_parameter_that_the_last_step_made_infinite_is_never_published(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = _Rung.step
+    step = RungTraining.step
 
-    def last_step_diverges(rung: _Rung, number: int) -> float:
+    def last_step_diverges(rung: RungTraining, number: int) -> float:
         loss = step(rung, number)
         rung._parameters["classifier.bias"].data[0] = math.inf
         return loss
 
     trainer = bench.trainer(SMALL)
-    monkeypatch.setattr(_Rung, "step", last_step_diverges)
+    monkeypatch.setattr(RungTraining, "step", last_step_diverges)
     monkeypatch.setattr(trainer, "_steps", 1)
     with pytest.raises(TrainingError, match=r"classifier\.bias of the 32 px rung is no longer finite"):
         list(trainer.run_slice(PLAN, 600, lambda: False, lambda _progress: None))

@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..policies.snapshot import Frozen
-from ..policies.task import PatchMetadata, RungResult
-from .durable import write_durably
+from ...policies.snapshot import Frozen
+from ...policies.task import PatchMetadata, RungResult
+from ..durable import write_durably
 
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 

@@ -1,0 +1,5 @@
+"""Training patches within what a device can spare: the trainer and what it is made of."""
+
+from .trainer import Trainer
+
+__all__ = ["Trainer"]

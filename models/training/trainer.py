@@ -1,0 +1,237 @@
+"""Training of a task's rungs in slices that can be ended at every step and resumed exactly.
+
+The order of the data follows from (seed, resolution, epoch) alone and the learning rate from the step alone, so
+a checkpoint needs only parameters, optimiser state and position.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from ...policies.decision import TrainingPlan
+from ...policies.errors import DataSetError, TrainingError
+from ...policies.task import (
+    Evaluation,
+    JobProgress,
+    PatchKind,
+    PatchMetadata,
+    RungResult,
+    TaskSpec,
+    TrainingRecord,
+    TrainSpec,
+)
+from ..bases import Base
+from ..datasets import DataSet, Sample, defect, open_data
+from ..patches import Patch, check_useful, make_kinds, save_patch
+from .checkpoint import Checkpoint, Finished, Position, load_checkpoint, save_checkpoint
+from .inputs import load_part, subset
+from .optimiser import LEARNING_RATES
+from .rung import RungTraining, Stop
+
+PROGRESS_EVERY_S = 0.25
+BROKEN_NAMED = 5
+
+Report = Callable[[JobProgress], None]
+
+
+class Trainer:
+    """Trains the rungs of one job, one after the other. Not safe for use from several threads."""
+
+    def __init__(
+        self, base: Base, task: TaskSpec, spec: TrainSpec, job_id: str, checkpoint_dir: Path, patches_dir: Path
+    ) -> None:
+        """List the data and find the last checkpoint. Raises DataSetError, or BadInputError for kinds of no use."""
+        if task.data is None:
+            raise TrainingError(f"Task '{task.name}' has no data set.")
+        check_useful(make_kinds(spec.kinds, spec.options), base.network)
+        self._base, self._task, self._spec, self._job_id = base, task, spec, job_id
+        self._checkpoint_dir, self._patches_dir = checkpoint_dir, patches_dir
+        self._data: DataSet = open_data(task.data)
+        if self._data.labels != task.labels:
+            raise TrainingError(f"The classes of {task.data} are no longer those of task '{task.name}'.")
+        self._samples = subset(self._data.train, spec)
+        self._resolutions = spec.resolutions or task.bases[spec.base or task.base]
+        self._steps = spec.epochs * max(1, math.ceil(len(self._samples) / spec.batch_size))
+        found, self.notes = load_checkpoint(checkpoint_dir)
+        self._position = found.position if found is not None else Position()
+        self._restored = dict(found.tensors) if found is not None else {}
+        self._rung: RungTraining | None = None
+        every = (self._samples, self._data.validation, self._data.test)
+        self._unchecked = list(chain.from_iterable(every)) if found is None else []
+        self._broken: list[str] = []
+
+    @property
+    def finished(self) -> tuple[Finished, ...]:
+        """The rungs done so far, those before a restart included."""
+        return self._position.finished
+
+    @property
+    def done(self) -> bool:
+        """Whether every rung is trained."""
+        return self._position.rung >= len(self._resolutions)
+
+    def progress(self, phase: str = "training", plan: TrainingPlan | None = None) -> JobProgress:
+        """Where the job stands."""
+        at = self._position
+        index = min(at.rung, len(self._resolutions) - 1)
+        per_epoch = max(1, self._steps // self._spec.epochs)
+        return JobProgress(
+            rung=index,
+            rungs=len(self._resolutions),
+            resolution=self._resolutions[index],
+            epoch=min(self._spec.epochs, at.step // per_epoch),
+            epochs=self._spec.epochs,
+            step=at.step,
+            steps=self._steps,
+            loss=at.loss,
+            samples_per_s=None if self._rung is None else self._rung.samples_per_s,
+            plan=plan,
+            phase=phase,
+        )
+
+    def run_slice(self, plan: TrainingPlan, seconds: float, should_yield: Stop, report: Report) -> Iterator[Finished]:
+        """Train for at most `seconds`, yielding each rung as it is finished; a checkpoint is on disk at the end.
+
+        Raises TrainingError when the loss is no longer a number, DataSetError when an image cannot be read.
+        """
+        deadline = time.monotonic() + seconds
+        try:
+            while not self.done and time.monotonic() < deadline and not should_yield():
+                finished = self._advance(plan, deadline, should_yield, report)
+                if finished is not None:
+                    yield finished
+            if self._rung is not None:
+                save_checkpoint(self._checkpoint_dir, Checkpoint(self._position, self._rung.state()))
+        finally:
+            if self._rung is not None:
+                self._rung.close()
+
+    def _advance(self, plan: TrainingPlan, deadline: float, should_yield: Stop, report: Report) -> Finished | None:
+        """Steps of the rung in hand until it is done, the time is up or a yield is asked for; the rung if done."""
+        if self._unchecked and not self._check_images(deadline, should_yield, report):
+            return None
+        began = time.monotonic()
+        rung = self._open_rung(plan, report)
+        before, last_report = self._position.seconds, 0.0
+        while self._position.step < self._steps:
+            loss = rung.step(self._position.step)
+            self._position = self._position.model_copy(
+                update={
+                    "step": self._position.step + 1,
+                    "loss": loss,
+                    "seconds": before + time.monotonic() - began,
+                    "reach": min(self._position.reach, plan.reach),
+                    "fraction": max(self._position.fraction, plan.fraction),
+                }
+            )
+            if time.monotonic() - last_report >= PROGRESS_EVERY_S:
+                last_report = time.monotonic()
+                report(self.progress(plan=plan))
+            if should_yield() or time.monotonic() >= deadline:
+                break
+        if self._position.step < self._steps:
+            return None
+        report(self.progress("evaluating", plan))
+        return self._finish(rung, should_yield)
+
+    def _check_images(self, deadline: float, should_yield: Stop, report: Report) -> bool:
+        """Decode every image of the three parts once before the first step; False when the time is up before the end.
+
+        Raises DataSetError that counts the broken images and names the first ones.
+        """
+        report(self.progress("checking images"))
+        while self._unchecked:
+            if should_yield() or time.monotonic() >= deadline:
+                return False
+            sample = self._unchecked.pop()
+            if (wrong := defect(sample)) is not None:
+                self._broken.append(wrong)
+        if self._broken:
+            named = sorted(self._broken)[:BROKEN_NAMED]
+            more = len(self._broken) - len(named)
+            raise DataSetError(
+                f"{len(self._broken)} of the data set's images cannot be used: {'; '.join(named)}"
+                + (f"; and {more} more." if more else "."),
+                hint="Remove or replace them, then submit again.",
+            )
+        return True
+
+    def _open_rung(self, plan: TrainingPlan, report: Report) -> RungTraining:
+        if self._rung is None:
+            report(self.progress("loading", plan))
+            resolution = self._resolutions[self._position.rung]
+            train = load_part(self._samples, resolution, self._task.preprocessing)
+            self._rung = RungTraining(self._base, self._task, self._spec, resolution, train, self._restored)
+            self._restored = {}
+        self._rung.follow(plan)
+        if self._rung.needs_features:
+            report(self.progress("features", plan))
+            self._rung.compute_features()
+        return self._rung
+
+    def _finish(self, rung: RungTraining, should_yield: Stop) -> Finished | None:
+        """Evaluate, save the patch and the checkpoint that knows of it; None when asked to yield before that."""
+        rung.check_finite()
+        scores: dict[str, Evaluation] = {}
+        for name in ("validation", "test"):
+            samples: tuple[Sample, ...] = getattr(self._data, name)
+            if samples:
+                score = rung.evaluate(name, load_part(samples, rung.resolution, self._task.preprocessing), should_yield)
+                if score is None:
+                    return None
+                scores[name] = score
+        rung.close()
+        tensors = rung.patch_tensors()
+        kinds = self._spec.kinds if rung.fraction == 0 else (*self._spec.kinds, PatchKind.BASE_FRACTION)
+        counts = rung.counts()
+        parameters = sum(counts.values())
+        metadata = PatchMetadata(
+            base=self._base.name,
+            base_hash=self._base.hash,
+            task=self._task.name,
+            labels=self._task.labels,
+            kinds=kinds,
+            resolution=rung.resolution,
+            preprocessing=self._task.preprocessing,
+            options=self._spec.options,
+            parameters=parameters,
+            parameters_by_kind=counts,
+            base_parameters=self._base.parameters_count,
+            training=TrainingRecord(
+                job_id=self._job_id,
+                kinds=kinds,
+                epochs=self._spec.epochs,
+                steps=self._position.step,
+                train_samples=len(self._samples),
+                seed=self._spec.seed,
+                learning_rate=self._spec.learning_rate or max(LEARNING_RATES[kind] for kind in self._spec.kinds),
+                batch_size=self._spec.batch_size,
+                seconds=self._position.seconds,
+                reach=self._position.reach,
+                fraction=self._position.fraction,
+                final_loss=self._position.loss,
+                validation=scores["validation"],
+                test=scores.get("test"),
+            ),
+            created_s=time.time(),
+        )
+        patch_id, path = save_patch(Patch(metadata, tensors), self._patches_dir)
+        result = RungResult(
+            resolution=rung.resolution,
+            patch_id=patch_id,
+            parameters=parameters,
+            share=parameters / self._base.parameters_count,
+            bytes=path.stat().st_size,
+            validation=scores["validation"],
+            test=scores.get("test"),
+            seconds=self._position.seconds,
+        )
+        finished = Finished(result=result, metadata=metadata)
+        self._rung = None
+        self._position = Position(rung=self._position.rung + 1, finished=(*self._position.finished, finished))
+        save_checkpoint(self._checkpoint_dir, Checkpoint(self._position, {}))
+        return finished
