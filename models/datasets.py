@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -113,16 +114,23 @@ def _part(samples: Sequence[Sample], share: float) -> tuple[list[Sample], list[S
 
 
 def _digits() -> DataSet:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
     samples = []
-    for index, (image, label) in enumerate(zip(bunch.images, bunch.target, strict=True)):
-        grey = (image * (255.0 / 16.0)).round().astype(np.uint8)  # 17 levels in the original
-        samples.append(Sample(f"digit {index}", _constant(grey), int(label)))
+    for index, row in enumerate(_digit_rows()):
+        grey = (row[:64].reshape(8, 8) * (255.0 / 16.0)).round().astype(np.uint8)  # 17 levels in the original
+        samples.append(Sample(f"digit {index}", _constant(grey), int(row[64])))
     rest, test = _part(samples, TEST_SHARE)
     train, validation = _part(rest, VALIDATION_SHARE)
     return DataSet(tuple("0123456789"), tuple(train), tuple(validation), tuple(test))
+
+
+def _digit_rows() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """64 grey levels of 0 to 16 and the class, a row for each digit."""
+    found = find_spec("sklearn")  # looked up, not imported: it would take longer than reading its file, and 80 MB
+    for folder in () if found is None else found.submodule_search_locations or ():
+        path = Path(folder, "datasets", "data", "digits.csv.gz")
+        if path.is_file():
+            return np.loadtxt(path, delimiter=",")
+    raise DataSetError("The digits of scikit-learn are not installed.", hint="Reinstall the package scikit-learn.")
 
 
 def _constant(grey: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Callable[[int], Image.Image]:

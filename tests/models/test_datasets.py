@@ -41,6 +41,18 @@ def test_the_digits_parts_are_disjoint_stratified_and_always_the_same() -> None:
         assert counts.min() > 0.8 * counts.max()
 
 
+def test_the_digits_are_those_that_scikit_learn_loads() -> None:
+    from sklearn.datasets import load_digits
+
+    loaded = load_digits()
+    found = open_data("sklearn:digits")
+    samples = {sample.name: sample for part in (found.train, found.validation, found.test) for sample in part}
+    for index, (image, label) in enumerate(zip(loaded.images, loaded.target, strict=True)):
+        sample = samples[f"digit {index}"]
+        grey = np.asarray(sample.load(8))[:, :, 0]
+        assert (sample.label, np.abs(grey - image * 255 / 16).max() <= 0.5) == (label, True)
+
+
 def test_a_directory_keeps_its_own_test_part_and_splits_one_off_where_it_has_none(directory: Path) -> None:
     own = open_data(str(directory))
     assert (len(own.train), len(own.validation), len(own.test)) == (20, 4, 6)
