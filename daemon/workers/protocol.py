@@ -15,6 +15,7 @@ from ...policies.cascade import AcceptRule, CalibrationImage, Cascade, CascadePo
 from ...policies.decision import TrainingPlan
 from ...policies.snapshot import Frozen
 from ...policies.task import ExportFormat, ExportReport, JobProgress, Preprocessing, RungResult, TaskSpec, TrainSpec
+from ...policies.training_corrections import PlanUse
 
 PREFIX = struct.Struct(">IQ")
 MAX_HEADER_BYTES = 4 * 1024 * 1024
@@ -302,6 +303,7 @@ class SliceDone(Frozen):
     seconds: float
     cpu_seconds: float
     progress: JobProgress
+    uses: tuple[PlanUse, ...] = Field((), description="what each plan that ran took")
 
 
 class JobDone(Frozen):
@@ -310,6 +312,7 @@ class JobDone(Frozen):
     type: Literal["job_done"] = "job_done"
     seconds: float
     cpu_seconds: float
+    uses: tuple[PlanUse, ...] = Field((), description="what each plan that ran took")
 
 
 class SliceFailed(Frozen):

@@ -77,11 +77,12 @@ class TrainingWorker:
         for finished in trainer.run_slice(message.plan, message.seconds, self._channel.waiting, self._report):
             self._tell(finished)
         seconds, cpu_seconds = time.monotonic() - wall, time.process_time() - cpu
+        uses = trainer.take_uses()
         if trainer.done:
-            self._channel.send(JobDone(seconds=seconds, cpu_seconds=cpu_seconds))
+            self._channel.send(JobDone(seconds=seconds, cpu_seconds=cpu_seconds, uses=uses))
             return
         progress = trainer.progress("waiting", message.plan)
-        self._channel.send(SliceDone(seconds=seconds, cpu_seconds=cpu_seconds, progress=progress))
+        self._channel.send(SliceDone(seconds=seconds, cpu_seconds=cpu_seconds, progress=progress, uses=uses))
 
     def _report(self, progress: JobProgress) -> None:
         self._channel.send(Progress(progress=progress))

@@ -24,11 +24,13 @@ from ...policies.task import (
     TrainingRecord,
     TrainSpec,
 )
+from ...policies.training_corrections import PlanUse
 from ..bases import Base
 from ..datasets import DataSet, Sample, defect, open_data
 from ..patches import Patch, check_useful, make_kinds, save_patch
 from .checkpoint import Checkpoint, Finished, Position, load_checkpoint, save_checkpoint
 from .inputs import load_part, subset
+from .metering import UseMeter
 from .optimiser import LEARNING_RATES
 from .rung import RungTraining, Stop
 
@@ -60,6 +62,8 @@ class Trainer:
         self._position = found.position if found is not None else Position()
         self._restored = dict(found.tensors) if found is not None else {}
         self._rung: RungTraining | None = None
+        self._meter: UseMeter | None = None
+        self._uses: list[PlanUse] = []
         every = (self._samples, self._data.validation, self._data.test)
         self._unchecked = list(chain.from_iterable(every)) if found is None else []
         self._broken: list[str] = []
@@ -73,6 +77,11 @@ class Trainer:
     def done(self) -> bool:
         """Whether every rung is trained."""
         return self._position.rung >= len(self._resolutions)
+
+    def take_uses(self) -> tuple[PlanUse, ...]:
+        """What the plans that ran since the last call took."""
+        uses, self._uses = tuple(self._uses), []
+        return uses
 
     def progress(self, phase: str = "training", plan: TrainingPlan | None = None) -> JobProgress:
         """Where the job stands."""
@@ -115,10 +124,11 @@ class Trainer:
         if self._unchecked and not self._check_images(deadline, should_yield, report):
             return None
         began = time.monotonic()
-        rung = self._open_rung(plan, report)
+        rung, meter = self._open_rung(plan, report)
         before, last_report = self._position.seconds, 0.0
         while self._position.step < self._steps:
-            loss = rung.step(self._position.step)
+            with meter.step(self._images_of(self._position.step)):
+                loss = rung.step(self._position.step)
             self._position = self._position.model_copy(
                 update={
                     "step": self._position.step + 1,
@@ -133,10 +143,16 @@ class Trainer:
                 report(self.progress(plan=plan))
             if should_yield() or time.monotonic() >= deadline:
                 break
+        self._uses.extend(meter.take())
         if self._position.step < self._steps:
             return None
         report(self.progress("evaluating", plan))
         return self._finish(rung, should_yield)
+
+    def _images_of(self, step: int) -> int:
+        """How many images a step sees: the last of an epoch may see fewer."""
+        batch = self._spec.batch_size
+        return min(batch, len(self._samples) - step % (self._steps // self._spec.epochs) * batch)
 
     def _check_images(self, deadline: float, should_yield: Stop, report: Report) -> bool:
         """Decode every image of the three parts once before the first step; False when the time is up before the end.
@@ -160,18 +176,20 @@ class Trainer:
             )
         return True
 
-    def _open_rung(self, plan: TrainingPlan, report: Report) -> RungTraining:
-        if self._rung is None:
+    def _open_rung(self, plan: TrainingPlan, report: Report) -> tuple[RungTraining, UseMeter]:
+        if self._rung is None or self._meter is None:
             report(self.progress("loading", plan))
             resolution = self._resolutions[self._position.rung]
             train = load_part(self._samples, resolution, self._task.preprocessing)
+            self._meter = UseMeter(resolution, self._spec.batch_size)
             self._rung = RungTraining(self._base, self._task, self._spec, resolution, train, self._restored)
             self._restored = {}
         self._rung.follow(plan)
         if self._rung.needs_features:
             report(self.progress("features", plan))
             self._rung.compute_features()
-        return self._rung
+        self._meter.begin(plan)
+        return self._rung, self._meter
 
     def _finish(self, rung: RungTraining, should_yield: Stop) -> Finished | None:
         """Evaluate, save the patch and the checkpoint that knows of it; None when asked to yield before that."""
@@ -231,7 +249,7 @@ class Trainer:
             seconds=self._position.seconds,
         )
         finished = Finished(result=result, metadata=metadata)
-        self._rung = None
+        self._rung = self._meter = None
         self._position = Position(rung=self._position.rung + 1, finished=(*self._position.finished, finished))
         save_checkpoint(self._checkpoint_dir, Checkpoint(self._position, {}))
         return finished

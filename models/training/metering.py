@@ -1,0 +1,70 @@
+"""What each plan takes while a slice runs: time of its steps, and the peak of memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+
+import torch
+
+from ...policies.decision import TrainingPlan
+from ...policies.training_corrections import PlanUse
+from .memory import MemoryPeak
+
+WARM_UPS = 2  # steps: the first of a shape chooses kernels and fills caches
+
+
+class UseMeter:
+    """Metered steps of one rung, plan by plan. The level of memory is what is resident when it is made."""
+
+    def __init__(self, resolution: int, batch: int) -> None:
+        self._resolution, self._batch = resolution, batch
+        self._peak = MemoryPeak()
+        self._plan: TrainingPlan | None = None
+        self._samples = 0
+        self._taken: list[tuple[float, float]] = []  # wall and processor seconds, step by step
+        self._ended: list[PlanUse] = []
+
+    def begin(self, plan: TrainingPlan) -> None:
+        """The steps that follow run under `plan`; whatever was resident until now counts no more."""
+        self._end()
+        self._plan = plan
+        self._peak.begin()
+
+    @contextmanager
+    def step(self, samples: int) -> Iterator[None]:
+        """Time one optimiser step over `samples` images."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self._taken.append((time.perf_counter() - wall, time.process_time() - cpu))
+        self._samples += samples
+
+    def take(self) -> tuple[PlanUse, ...]:
+        """What was metered since the last call. The next step has to be preceded by `begin`."""
+        self._end()
+        self._plan = None
+        ended, self._ended = tuple(self._ended), []
+        return ended
+
+    def _end(self) -> None:
+        if self._plan is None or not self._taken:
+            return
+        counted = self._taken[WARM_UPS:] or self._taken[-1:]
+        self._ended.append(
+            PlanUse(
+                plan=self._plan,
+                resolution=self._resolution,
+                batch=self._batch,
+                threads=torch.get_num_threads(),
+                steps=len(self._taken),
+                samples=self._samples,
+                seconds=sum(wall for wall, _ in self._taken),
+                cpu_seconds=sum(cpu for _, cpu in self._taken),
+                step_ms=median(wall for wall, _ in counted) * 1e3,
+                step_cpu_ms=median(cpu for _, cpu in counted) * 1e3,
+                peak_bytes=self._peak.bytes(),
+            )
+        )
+        self._taken, self._samples = [], 0
