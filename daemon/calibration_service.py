@@ -6,7 +6,9 @@ A calibrating worker of low priority does the work, one calibration at a time, w
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +17,7 @@ from ..policies.cascade import Basis, Cascade, Price, RungId, missing
 from ..policies.drift import DriftState
 from ..policies.errors import BadInputError, ConflictError, NotFoundError, PatchdError
 from .api.schemas import CalibrateCreate, CalibrationView, CascadePoints, CascadeState
-from .cascade_service import CascadeService
+from .cascade_service import MOST_ROWS, CascadeService
 from .error_codes import error_from_code
 from .events import EventLog
 from .inference_service import InferenceService
@@ -28,6 +30,7 @@ from .workers.protocol import Calibrate, Calibrated, Calibrating, Message, Worke
 TIMEOUT_S = 6 * 3600.0  # a hundred thousand images on a small board
 COST_CHANGE = 0.2  # of a stage's share of the reference's cost, before the cascade is planned again
 PAUSE_S = 600.0  # between two calibrations that nobody asked for
+MORE_AFTER_NOTHING = 1.5  # times as many inputs before calibrating after a drift is tried again
 
 
 @dataclass
@@ -154,20 +157,26 @@ class CalibrationService:
         """Plan anew, without new labels, what costs that changed or a drift have made wrong."""
         if (self._task is not None and not self._task.done()) or time.monotonic() < self._not_before_s:
             return
+        if not self._policies.policy.cascade.enabled:
+            return
         for task in self._tasks.ladders:
             state = self._cascades.state(task)
-            if state is None or not self._policies.policy.cascade.enabled:
+            if state is None:
                 continue
-            epsilon, delta = state.cascade.promise.epsilon, state.cascade.promise.delta
-            have = self._cascades.count_rows(task)
-            if state.drifted_since_s is not None and not missing(have, epsilon, delta):
-                create = CalibrateCreate(from_requests=True, epsilon=epsilon, delta=delta)
-                self._begin_by_itself(task, create, "audited requests since the drift")
+            promise = {"epsilon": state.cascade.promise.epsilon, "delta": state.cascade.promise.delta}
+            if state.drifted_since_s is not None:
+                if self._enough_since_drift(task, state):
+                    create = CalibrateCreate(from_requests=True, **promise)
+                    self._begin_by_itself(task, create, "audited requests since the drift")
+                    return
+            elif self._costs_changed(task, state) if state.in_force else self._may_pay_now(task, state):
+                self._begin_by_itself(task, CalibrateCreate(again=True, **promise), state.calibrated_on)
                 return
-            if state.in_force and self._costs_changed(task, state):
-                create = CalibrateCreate(again=True, epsilon=epsilon, delta=delta)
-                self._begin_by_itself(task, create, state.calibrated_on)
-                return
+
+    def _enough_since_drift(self, task: str, state: CascadeState) -> bool:
+        """Whether there are inputs enough for a promise, and more of them than the last time that promised nothing."""
+        have, promise = self._cascades.count_rows(task), state.cascade.promise
+        return not missing(have, promise.epsilon, promise.delta) and have >= (state.retry_from or 0)
 
     def _begin_by_itself(self, task: str, create: CalibrateCreate, what: str) -> None:
         """Begin without being asked, and not again for a while: the errors of several plans add up."""
@@ -175,20 +184,30 @@ class CalibrationService:
         self._begin(task, create, what)
 
     def _costs_changed(self, task: str, state: CascadeState) -> bool:
+        """Whether a stage costs another share of its reference than it was planned with."""
+        changes = self._changes(task, state, state.cascade.rungs)
+        return any(abs(change - 1.0) > COST_CHANGE for change in changes)
+
+    def _may_pay_now(self, task: str, state: CascadeState) -> bool:
+        """Whether no cascade was worth its cost, all rungs are those of its table, and one costs a lesser share now."""
+        if state.cascade.promise.missing or not {*state.rungs} <= {*self._cascades.pool(task)}:
+            return False
+        return any(1.0 - change > COST_CHANGE for change in self._changes(task, state, state.rungs))
+
+    def _changes(self, task: str, state: CascadeState, rungs: Sequence[RungId]) -> list[float]:
+        """For each rung its cost over the reference's now, over what that was when the cascade was planned."""
         old, new = ({(p.base, p.resolution): p for p in prices} for prices in (state.prices, self._tasks.prices(task)))
         reference = state.cascade.reference.base, state.cascade.reference.resolution
         if not {*old} <= {*new} or reference not in old:
-            return False
-        return any(
-            abs(_share(new[rung], new[reference]) / _share(old[rung], old[reference]) - 1.0) > COST_CHANGE
-            for rung in ((each.base, each.resolution) for each in state.cascade.rungs)
-        )
+            return []
+        places = ((each.base, each.resolution) for each in rungs)
+        return [_share(new[rung], new[reference]) / _share(old[rung], old[reference]) for rung in places if rung in old]
 
     async def _calibrate(self, run: _Run, create: CalibrateCreate) -> None:
         began = time.monotonic()
         try:
             said = await self._ask(run, create)
-            self._accept(run, said, time.monotonic() - began)
+            self._accept(run, create, said, time.monotonic() - began)
         except Exception as error:  # whatever it is, nobody else would hear of it
             self._not_before_s = time.monotonic() + PAUSE_S
             run.error = str(error) if isinstance(error, PatchdError) else f"{type(error).__name__}: {error}"
@@ -262,10 +281,13 @@ class CalibrationService:
             )
         return found
 
-    def _accept(self, run: _Run, result: tuple[Calibrate, Calibrated], seconds: float) -> None:
+    def _accept(self, run: _Run, create: CalibrateCreate, result: tuple[Calibrate, Calibrated], seconds: float) -> None:
         request, said = result
-        cascade = said.cascade
+        cascade, before = said.cascade, self._cascades.state(run.task)
         in_force = cascade.promise.holds and len(cascade.stages) > 1
+        retry_from = math.ceil(MORE_AFTER_NOTHING * said.samples)
+        waits = create.from_requests and not in_force and retry_from <= MOST_ROWS
+        drifted_since_s = before.drifted_since_s if before is not None and waits else None
         state = CascadeState(
             task=run.task,
             cascade=cascade,
@@ -277,6 +299,9 @@ class CalibrationService:
             decode_ms=said.decode_ms,
             dispatch_ms=said.dispatch_ms,
             drift=DriftState(),
+            drifted_since_s=drifted_since_s,
+            rungs=tuple(RungId(base=r.base, resolution=r.resolution, patch_id=r.patch_id) for r in request.rungs),
+            retry_from=None if drifted_since_s is None else retry_from,
         )
         self._cascades.put(state)
         points = CascadePoints(task=run.task, basis=cascade.promise.basis, points=said.points)

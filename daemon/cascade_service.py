@@ -146,6 +146,8 @@ class CascadeService:
         """Count an answer; what the caller is told of its way through the cascade, None where it passed none."""
         passage, run, cascade = result.passage, plan.afforded, plan.cascade
         if passage is None or run is None or cascade is None:
+            if plan.stages:  # it went past the cascade, and is not audited
+                self._asked.pop(request, None)
             return None
         place = run.places[passage.stage]
         state = self._states.get(task)

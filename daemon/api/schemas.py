@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from ...policies.cascade import Basis, CalibrationImage, Cascade, CascadePoint, Price, Promise
+from ...policies.cascade import Basis, CalibrationImage, Cascade, CascadePoint, Price, Promise, RungId
 from ...policies.decision import Decision, Ladder, Rung
 from ...policies.drift import DriftState
 from ...policies.snapshot import Frozen, Snapshot
@@ -293,6 +293,10 @@ class CascadeState(Frozen):
     dispatch_ms: float
     drift: DriftState = DriftState()
     drifted_since_s: float | None = Field(None, description="when its answers began to differ, by the drift test")
+    rungs: tuple[RungId, ...] = Field((), description="those that it was planned among")
+    retry_from: int | None = Field(
+        None, description="after a drift: audited inputs to wait for, since as many as there were promised nothing"
+    )
 
 
 class CalibrationView(Frozen):

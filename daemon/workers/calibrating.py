@@ -27,6 +27,7 @@ from ...models.openvino_engine import OpenVinoEngine
 from ...models.patches.patch import load_patch
 from ...models.preprocessing import decode_image
 from ...policies.cascade import CalibrationImage, CascadePoint, Row, RungId
+from ...policies.domain import nearest_rung
 from ...policies.errors import BadInputError, PatchdError
 from .lifetime import tie_to_parent
 from .protocol import Calibrate, Calibrated, Calibrating, RungRef, WorkerError
@@ -115,7 +116,13 @@ def _measured(request: Calibrate, report: Callable[[int, int], None]) -> Measure
         samples, labelled = _samples(request)
     else:
         return None
-    return measure(samples, _runnables(request), labelled, lambda done: report(done, len(samples)))
+    own = tuple(rung.resolution for rung in request.rungs if rung.base == request.task.base)
+
+    def passes(image: Image.Image) -> bool:
+        """Whether predictions would send it through the cascade, and not to a rung whose form it has already."""
+        return not own or nearest_rung(*image.size, own, max(own)) == max(own)
+
+    return measure(samples, _runnables(request), labelled, lambda done: report(done, len(samples)), passes)
 
 
 def _from_rows(rows: Sequence[Row], rungs: tuple[RungId, ...]) -> ScoreTable:

@@ -49,7 +49,8 @@ def prepare(request: InferRequest, payload: bytes) -> Prepared:
         opened = open_image(payload, request.max_pixels)
         size = opened.size
         rungs = _by_domain(request, size)
-        needed = max(needed_side(rung.resolution, rung.preprocessing) for rung in (*rungs, *request.audit))
+        audit = request.audit if _passes(request, rungs) else ()
+        needed = max(needed_side(rung.resolution, rung.preprocessing) for rung in (*rungs, *audit))
         image = decode_opened(opened, needed_side=needed)
     decoded = time.perf_counter()
     tensor = to_input(image, rungs[0].resolution, rungs[0].preprocessing)
@@ -60,7 +61,7 @@ def prepare(request: InferRequest, payload: bytes) -> Prepared:
         image_size=size,
         decode_ms=(decoded - start) * 1e3,
         preprocess_ms=(time.perf_counter() - decoded) * 1e3,
-        image=image if in_cascade or request.audit else None,
+        image=image if in_cascade or (request.audit and _passes(request, rungs)) else None,
         in_cascade=in_cascade,
         made={rungs[0].resolution: tensor},
     )
@@ -90,6 +91,14 @@ def _by_domain(request: InferRequest, size: tuple[int, int]) -> tuple[RungRef, .
     if chosen is request.rung and request.stages:
         return tuple(stage.rung for stage in request.stages)
     return (chosen,)
+
+
+def _passes(request: InferRequest, rungs: tuple[RungRef, ...]) -> bool:
+    """Whether an image that goes to `rungs` passes a cascade, or would if there were one.
+
+    What goes to a smaller rung tells nothing of a cascade and is not audited.
+    """
+    return len(rungs) > 1 or rungs[0] is request.rung or rungs == tuple(stage.rung for stage in request.stages)
 
 
 def _tensor(shape: tuple[int, ...], payload: bytes, resolution: int) -> Tensor:

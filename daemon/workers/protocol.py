@@ -54,7 +54,9 @@ class InferRequest(Frozen):
         (), description="a cascade that an image which goes to none of `smaller` passes in place of `rung`"
     )
     audit: tuple[RungRef, ...] = Field(
-        (), description="rungs to run on it as well when there is nothing else to do; `Audited` tells what they said"
+        (),
+        description="rungs to run on it as well when there is nothing else to do, unless it goes to one of `smaller`; "
+        "`Audited` tells what they said",
     )
     form: Literal["image", "pixels", "input"] = Field(
         description="image: JPEG/PNG bytes; pixels: UINT8 [H,W,3] RGB; input: FP32 [3,R,R] already preprocessed"

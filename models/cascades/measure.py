@@ -49,11 +49,16 @@ class Measured:
 
 
 def measure(
-    samples: Sequence[Sample], rungs: Sequence[Runnable], labelled: bool, report: Callable[[int], None]
+    samples: Sequence[Sample],
+    rungs: Sequence[Runnable],
+    labelled: bool,
+    report: Callable[[int], None],
+    passes: Callable[[Image.Image], bool] = lambda _: True,
 ) -> Measured:
-    """The table of all `rungs` on all `samples`; `report` hears how many are done.
+    """The table of all `rungs` on those of `samples` that pass the cascade; `report` hears how many are done.
 
-    Raises BadInputError without samples, DataSetError naming an image that cannot be used.
+    `passes` is given each image as decoded: never smaller than the largest rung needs unless it was sent smaller.
+    Raises BadInputError where no sample is left, DataSetError naming an image that cannot be used.
     """
     if not samples:
         raise BadInputError("There are no images to calibrate on.")
@@ -61,6 +66,7 @@ def measure(
     answers, features = np.empty((n, m), np.int32), np.empty((n, m, len(FEATURES)), np.float32)
     side = max(each.needed_side for each in rungs)
     decode_ms: list[float] = []
+    kept: list[int] = []  # indices of the samples that pass
     done = 0
     while batch := samples[done : done + BATCH]:
         images = []
@@ -68,14 +74,21 @@ def measure(
             start = time.perf_counter()
             images.append(_decoded(sample, side))
             decode_ms.append((time.perf_counter() - start) * 1e3)
-        part = slice(done, done + len(batch))
-        for column, each in enumerate(rungs):
-            inputs = torch.stack([to_input(image, each.rung.resolution, each.preprocessing) for image in images])
+        passing = [index for index, image in enumerate(images) if passes(image)]
+        part = [done + index for index in passing]
+        for column, each in enumerate(rungs if passing else ()):
+            inputs = torch.stack([to_input(images[i], each.rung.resolution, each.preprocessing) for i in passing])
             answers[part, column], features[part, column] = read_logits(each.engine.run(inputs, each.patch).logits)
+        kept += part
         done += len(batch)
         report(done)
-    labels = np.array([sample.label for sample in samples], np.int32) if labelled else None
-    table = ScoreTable(tuple(each.rung for each in rungs), answers, features, labels)
+    if not kept:
+        raise BadInputError(
+            f"Each of the {n} images has the form of a smaller rung, which answers such an image alone.",
+            hint="Calibrate on images as large as those of the rung that the cascade is to stand in for.",
+        )
+    labels = np.array([samples[i].label for i in kept], np.int32) if labelled else None
+    table = ScoreTable(tuple(each.rung for each in rungs), answers[kept], features[kept], labels)
     return Measured(table, statistics.median(decode_ms))
 
 

@@ -148,6 +148,58 @@ def test_a_patch_in_the_place_of_a_stage_s_puts_it_out_of_force_once(daemon: Dae
     ]
 
 
+def prices(daemon: Daemon, cheap_ms: float) -> None:
+    cost = {"base": "lite0", "prepare_ms": 1, "p90_ms": 9, "samples": 9, "engine": "torch", "measured_s": 1}
+    taken = {96: 4.8, 64: cheap_ms}
+    daemon.tasks.put_costs(tuple(CostView(resolution=side, median_ms=ms, **cost) for side, ms in taken.items()))
+
+
+def begun(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> list[CalibrateCreate]:
+    """What a turn begins by itself."""
+    created: list[CalibrateCreate] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(daemon.calibration, "_begin", lambda task, create, what: created.append(create))
+        daemon.calibration._not_before_s = 0.0
+        asyncio.run(daemon.calibration.tick())
+    return created
+
+
+def test_where_no_cascade_paid_it_is_planned_again_once_a_rung_costs_less(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = state().model_copy(
+        update={"in_force": False, "rungs": (DEAR, CHEAP), "prices": daemon.tasks.prices("t"), "retry_from": None}
+    )
+    daemon.cascades.put(nothing)
+    assert begun(daemon, monkeypatch) == []
+    prices(daemon, 4.0)  # dearer: still worth nothing
+    assert begun(daemon, monkeypatch) == []
+    prices(daemon, 1.6)
+    (create,) = begun(daemon, monkeypatch)
+    assert (create.again, create.epsilon, create.delta) == (True, PROMISE.epsilon, PROMISE.delta)
+    missing_some = nothing.cascade.model_copy(update={"promise": PROMISE.model_copy(update={"missing": 9})})
+    daemon.cascades.put(nothing.model_copy(update={"cascade": missing_some}))
+    assert begun(daemon, monkeypatch) == []  # no price helps where inputs lack
+    daemon.cascades.put(nothing)
+    daemon.tasks.remove_patch(PATCHES[64])
+    add_patch(daemon, "c" * 64, 64)
+    prices(daemon, 1.6)
+    assert begun(daemon, monkeypatch) == []  # the table is of another patch
+
+
+def test_after_a_drift_a_calibration_that_promised_nothing_waits_for_half_as_many_more(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.cascades.put(state().model_copy(update={"in_force": False, "drifted_since_s": NOW_S, "retry_from": 160}))
+    monkeypatch.setattr("patchd.daemon.calibration_service.missing", lambda have, *_: max(0, 100 - have))
+    for request in range(159):
+        audit(daemon, request, differs=False, at_s=NOW_S + request)
+    assert begun(daemon, monkeypatch) == []
+    audit(daemon, 159, differs=False, at_s=NOW_S + 159)
+    (create,) = begun(daemon, monkeypatch)
+    assert create.from_requests
+
+
 def test_a_full_disk_loses_neither_audit_nor_standing_and_stops_nothing(
     daemon: Daemon, make: Callable[[], Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:

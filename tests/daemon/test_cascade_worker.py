@@ -165,6 +165,19 @@ def test_an_audit_tells_what_every_rung_says_once_nothing_else_is_to_do(worker, 
         assert found == pytest.approx(expected.tolist(), abs=5e-3)
 
 
+def test_an_image_that_passes_no_cascade_is_not_audited(worker, photographs):
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    audit = tuple(rung(side) for side in SIDES)
+    asked = {"shape": pixels.shape, "smaller": (rung(96),), "audit": audit}
+    past = worker.infer(rung(224), pixels.tobytes(), "pixels", stages=stages(NEVER, ALWAYS), **asked)
+    without = worker.infer(rung(224), pixels.tobytes(), "pixels", **asked)
+    through = worker.infer(rung(224), photographs["china"].read_bytes(), smaller=(rung(96),), audit=audit)
+    assert (past.resolution, without.resolution, through.resolution) == (96, 96, 224)
+    told = worker.receive()
+    assert isinstance(told, Audited)
+    assert told.id == through.id
+
+
 def test_an_audit_whose_patch_is_gone_is_dropped_and_said(worker, photographs, tmp_path):
     data = photographs["china"].read_bytes()
     kept = patch_rung(head_patch(load_base("lite0"), 3, 3), tmp_path)

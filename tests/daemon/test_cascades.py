@@ -502,9 +502,17 @@ def test_by_itself_it_calibrates_after_a_drift_and_plans_anew_when_costs_change(
     async def by_itself() -> None:
         inside = Daemon(DaemonConfig(policy=str(folder / "plain.toml")), folder / "state", folder / "s")
         try:
+            drifted = inside.cascades.state("colours")
             state = await ticked(inside)
-            assert (state.calibrated_on, state.drifted_since_s) == ("audited requests since the drift", None)
+            assert state.calibrated_on == "audited requests since the drift"
             assert (state.samples >= ENOUGH, state.in_force) == (True, False)  # the rungs agree on nothing any more
+            # it is tried again once half as many more have come
+            assert (state.drifted_since_s, state.retry_from) == (
+                drifted.drifted_since_s,
+                math.ceil(1.5 * state.samples),
+            )
+            await inside.calibration.tick()
+            assert inside.cascades.state("colours") == state
             inside.calibration.start("colours", CalibrateCreate(epsilon=0.35))
             while inside.calibration.view("colours").state == "running":
                 await asyncio.sleep(0.05)

@@ -94,6 +94,20 @@ def test_an_image_that_cannot_be_used_is_named(rungs, error):
     assert told == [BATCH]
 
 
+def test_only_images_that_pass_the_cascade_are_measured_and_none_is_an_error(rungs):
+    images = Images()
+    images.images[1] = images.images[1].resize((40, 30))
+    told: list[int] = []
+    measured = measure(images.samples(), rungs, True, told.append, lambda image: min(image.size) > 32)
+    everything = measure(images.samples(), rungs, True, lambda done: None)
+    others = [i for i in range(IMAGES) if i != 1]
+    assert told[-1] == IMAGES
+    assert measured.table.labels.tolist() == [i % 3 for i in others]
+    assert measured.table.answers.tolist() == everything.table.answers[others].tolist()
+    with pytest.raises(BadInputError, match=f"Each of the {IMAGES} images has the form of a smaller rung"):
+        measure(images.samples(), rungs[2:], True, lambda done: None, lambda image: False)
+
+
 def test_nothing_is_measured_on_nothing(rungs):
     with pytest.raises(BadInputError, match="no images to calibrate on"):
         measure([], rungs, False, lambda done: None)
