@@ -94,3 +94,32 @@ def m004_compressed_decisions(db: Database) -> None:
     for row in list(db.query("select id from decisions")):
         (text,) = db.execute("select decision from decisions where id = ?", [row["id"]]).fetchone()
         db.execute("update decisions set decision = ? where id = ?", [zlib.compress(text.encode(), 1), row["id"]])
+
+
+@MIGRATIONS()
+def m005_training_costs(db: Database) -> None:
+    """What training costs, measured here; what slices showed of it; and what a job's worker told of the job."""
+    db.table("training_costs").create(
+        {
+            "base": str,
+            "threads": int,
+            "precision": str,
+            "torch": str,
+            "processor": str,
+            "measured_s": float,
+            "costs": str,
+        },
+        pk=("base", "threads", "precision"),
+    )
+    db.table("training_observed").create(
+        {
+            "base": str,
+            "threads": int,
+            "resolution": int,
+            "lean": int,
+            "keep_features": int,
+            "observed": str,
+        },
+        pk=("base", "threads", "resolution", "lean", "keep_features"),
+    )
+    db.table("job_facts").create({"job_id": str, "facts": str}, pk="job_id")

@@ -22,9 +22,12 @@ from ..policies.decision import Decision
 from ..policies.errors import StateError
 from ..policies.snapshot import Snapshot
 from ..policies.task import JobProgress, JobState, PatchMetadata, RungResult, TaskSpec, TrainSpec
+from ..policies.training_corrections import Observed
+from ..policies.training_costs import TrainingCosts
 from .api.schemas import CascadePoints, CascadeState, CostView, Event, JobView, PolicyState
 from .migrations import MIGRATIONS
 from .sqlite import Database
+from .training_records import JobFacts, MeasuredTraining
 
 DECISION_BYTES = 64 * 1024 * 1024  # of stored decisions: each tells of every task, and there may be a thousand
 
@@ -258,6 +261,71 @@ class Store:
     def put_cost(self, cost: CostView) -> None:
         """Store a measured cost in place of the one before it."""
         self._put("costs", cost.model_dump())
+
+    # what training costs
+
+    def training_costs(self) -> list[MeasuredTraining]:
+        """What training costs, by base, threads and precision."""
+        rows = self._rows("select * from training_costs order by base, threads, precision")
+        return [
+            MeasuredTraining(
+                torch=row["torch"],
+                processor=row["processor"],
+                costs=TrainingCosts.model_validate_json(row["costs"]),
+            )
+            for row in rows
+        ]
+
+    def put_training_costs(self, measured: MeasuredTraining) -> None:
+        """Store a measurement in place of the one before it; what slices showed of that one is forgotten."""
+        costs = measured.costs
+        with self.transaction():
+            self._execute("delete from training_observed where base = ? and threads = ?", costs.base, costs.threads)
+            self._put(
+                "training_costs",
+                {
+                    "base": costs.base,
+                    "threads": costs.threads,
+                    "precision": costs.precision,
+                    "torch": measured.torch,
+                    "processor": measured.processor,
+                    "measured_s": costs.measured_s,
+                    "costs": costs.model_dump_json(),
+                },
+            )
+
+    def training_observed(self) -> list[tuple[str, int, Observed]]:
+        """Base, threads and what slices showed, one for each way of running at each resolution."""
+        rows = self._rows("select * from training_observed order by base, threads, resolution, lean, keep_features")
+        return [(row["base"], row["threads"], Observed.model_validate_json(row["observed"])) for row in rows]
+
+    def put_training_observed(self, base: str, threads: int, observed: Observed) -> None:
+        """Store what slices showed of one way of running."""
+        resolution, lean, keep_features = observed.way
+        self._put(
+            "training_observed",
+            {
+                "base": base,
+                "threads": threads,
+                "resolution": resolution,
+                "lean": int(lean),
+                "keep_features": int(keep_features),
+                "observed": observed.model_dump_json(),
+            },
+        )
+
+    def job_facts(self) -> dict[str, JobFacts]:
+        """What workers told of their jobs, by job."""
+        rows = self._rows("select * from job_facts")
+        return {row["job_id"]: JobFacts.model_validate_json(row["facts"]) for row in rows}
+
+    def put_job_facts(self, job_id: str, facts: JobFacts) -> None:
+        """Store what a worker told of its job."""
+        self._put("job_facts", {"job_id": job_id, "facts": facts.model_dump_json()})
+
+    def delete_job_facts(self, job_id: str) -> None:
+        """Forget what a worker told of a job that has ended."""
+        self._execute("delete from job_facts where job_id = ?", job_id)
 
     # cascades
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -58,6 +58,16 @@ class Training(Frozen):
     max_fraction: Number = Field(0.0, ge=0, le=1, description="at most this share of the base is unfrozen")
     raise_after_s: Number = Field(10.0, ge=0)
     slice_s: Number = Field(20.0, gt=0, le=3600, description="seconds of a training slice")
+    order: Literal["auto", "patch_first", "downwards", "sparse"] = Field(
+        "auto", description="in which order a larger allocation lets more of a network train"
+    )
+    memory_share: Number = Field(
+        0.5, ge=0, le=1, description="share of the available memory that the training worker may take"
+    )
+    memory_bytes: Number | None = Field(None, ge=0, description="at most so much for a step, beside the base in memory")
+    features_bytes: Number = Field(
+        1_000_000_000.0, ge=0, description="at most so much of the disk for features of the frozen part; 0: none"
+    )
 
 
 class Cascades(Frozen):

@@ -1,0 +1,59 @@
+"""What memory and disk a training job may take: from the policy and what the device has, in steps that hold still."""
+
+from __future__ import annotations
+
+import math
+
+from .policy import Training
+from .snapshot import Frozen, Snapshot
+from .training_costs import PlanLimits
+
+STEP = 1.25  # between two caps: a plan changes when memory does, not with every page
+WORKER_BYTES = 420 << 20  # a training worker with torch, a base and decoded images, before its first step
+DISK_RESERVE_BYTES = 512 << 20  # always left free beside the state
+_MIB = 1 << 20
+
+
+class TrainingRoom(Frozen):
+    """Room for a step's memory and for kept features, bytes; None where nothing caps it."""
+
+    memory_bytes: int | None = None
+    disk_bytes: int = 0
+
+    @property
+    def limits(self) -> PlanLimits:
+        """As the planner takes them; what the policy alone says is put in by `decide`."""
+        return PlanLimits(memory_bytes=self.memory_bytes, disk_bytes=self.disk_bytes)
+
+
+def room(policy: Training, snapshot: Snapshot | None, kept_bytes: int, before: TrainingRoom | None) -> TrainingRoom:
+    """The room there is. `kept_bytes` are those of features that the job has on disk: they count as its own.
+
+    What the training worker takes now counts as free for it, so that a step does not push out the next one.
+    """
+    memory: int | None = None
+    quota = int(policy.features_bytes)
+    if snapshot is not None and snapshot.memory is not None:
+        own = sum(worker.resident_bytes for worker in snapshot.workers if worker.name == "training")
+        free = snapshot.memory.available_bytes + own
+        memory = max(0, int(policy.memory_share * free) - WORKER_BYTES)
+    if policy.memory_bytes is not None:
+        memory = int(policy.memory_bytes) if memory is None else min(memory, int(policy.memory_bytes))
+    if snapshot is not None and snapshot.disk is not None:
+        quota = min(quota, max(0, snapshot.disk.free_bytes + kept_bytes - DISK_RESERVE_BYTES))
+    return TrainingRoom(
+        memory_bytes=None if memory is None else held(memory, before.memory_bytes if before else None),
+        disk_bytes=held(quota, before.disk_bytes if before else None),
+    )
+
+
+def held(value: int, before: int | None) -> int:
+    """`value` rounded down to a grid of ratio `STEP`; the mark before it is held while it is no more than half
+    a step away from being right, upwards only: a mark is never above what there is.
+    """
+    if value < _MIB:
+        return 0
+    mark = int(_MIB * STEP ** math.floor(math.log(value / _MIB, STEP) + 1e-9))
+    if before is not None and before <= value < before * STEP * math.sqrt(STEP):
+        return before
+    return mark
