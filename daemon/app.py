@@ -33,11 +33,14 @@ from .cascade_service import CascadeService
 from .config import DaemonConfig
 from .deciding import DecisionService
 from .events import EventLog
+from .example_service import ExampleService
+from .example_store import ExampleStore
 from .export_service import ExportService
 from .inference_service import InferenceService
 from .loopback import bound_at
 from .monitor.monitor import Monitor
 from .policy_service import PolicyService
+from .recent_images import RecentImages
 from .services import Services
 from .store import StateLock, Store
 from .task_service import TaskService
@@ -97,17 +100,27 @@ class Daemon:
         )
         self.cascades = CascadeService(self.store, self.events, self.tasks, self.policies)
         graphs_dir = state_dir / "graphs"
+        recent = RecentImages(lambda: self.policies.policy.examples.consent)
         self.inference = InferenceService(
             self.tasks,
             self.deciding,
             self.policies,
             self.cascades,
             self.events,
+            recent,
             threads=threads,
             worker_options=("--engine", config.engine, "--precision", config.precision),
             graphs_dir=graphs_dir,
             queue_limit=config.queue_limit,
             max_pixels=config.max_image_pixels,
+        )
+        self.examples = ExampleService(
+            ExampleStore(self.store),
+            self.events,
+            self.policies,
+            self.tasks,
+            recent,
+            lambda image: self.inference.worker.check_image(image, config.max_image_pixels),
         )
         self.training = TrainingService(self.store, self.events, self.tasks, self.deciding, self.policies, threads)
         self.exports = ExportService(self.tasks, self.store, self.events, state_dir / "exports")
@@ -206,6 +219,7 @@ class Daemon:
         self.deciding.tick()
 
     async def _train(self) -> None:
+        self.examples.heed_consent()
         await self.training.tick()
 
     async def _keep_alive(self) -> None:
@@ -223,6 +237,7 @@ class Daemon:
     async def _clean_up(self) -> None:
         self.store.trim(self.config.keep_decisions, self.config.keep_events)
         await asyncio.to_thread(self.exports.clean)
+        await self.examples.clean()
         removed = await asyncio.to_thread(self.tasks.remove_strays, self.tasks.known_patches())
         if removed:
             self.events.emit("state.cleaned", f"Removed {removed} patch files that nothing refers to.")
@@ -249,6 +264,7 @@ class Daemon:
             exports=self.exports,
             cascades=self.cascades,
             calibration=self.calibration,
+            examples=self.examples,
             state_dir=self.state_dir,
             socket_path=self.socket_path,
             listen=listen,

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
 from ..policies.errors import PatchdError
+from .client_examples import ExampleClient
+from .media_types import media_type
 from .unix_http import READ_TIMEOUT_S, Query, UnixHttp
 
 
@@ -53,8 +55,6 @@ EXPORT_TIMEOUT_S = 310.0
 INFER_TIMEOUT_S = 120.0  # the first prediction starts the worker and loads the base
 WORK_TIMEOUT_S = 600.0  # profiling, and uploads over a slow disk
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-
 
 def socket_path(given: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None) -> Path:
     """The socket to talk to: `given`, else `PATCHD_SOCKET`, else the user's own daemon, else the machine's."""
@@ -70,8 +70,8 @@ def socket_path(given: str | os.PathLike[str] | None = None, environ: Mapping[st
 
 
 def image_type(data: bytes) -> str:
-    """The content type by the first bytes; patchd itself looks closer, so all but PNG is called JPEG."""
-    return "image/png" if data.startswith(_PNG) else "image/jpeg"
+    """The content type by the first bytes; patchd itself looks closer, so what is none of them is called JPEG."""
+    return media_type(data) or "image/jpeg"
 
 
 class PatchdClient:
@@ -80,6 +80,7 @@ class PatchdClient:
     def __init__(self, socket: str | os.PathLike[str] | None = None, *, timeout_s: float = READ_TIMEOUT_S) -> None:
         self.path = socket_path(socket)
         self._http = UnixHttp(self.path, timeout_s)
+        self.examples = ExampleClient(self, _parse)
 
     def __enter__(self) -> PatchdClient:
         return self

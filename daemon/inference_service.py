@@ -36,12 +36,11 @@ from .deciding import DecisionService
 from .events import EventLog
 from .inference_worker import InferenceWorker
 from .policy_service import PolicyService
+from .recent_images import RecentImages
 from .task_service import TaskService
 from .workers.protocol import (
     InferRequest,
     InferResult,
-    PatchChecked,
-    ProfileResult,
     RungRef,
 )
 
@@ -50,8 +49,6 @@ REMEMBERED_REQUESTS = 10_000  # request ids that `explain --request` can still r
 PROFILE_TIMEOUT_S = 120.0
 SHORT_OF_MEMORY_IDLE_S = 2.0  # a worker between two requests is not taken away
 BUSY_SHARE = 0.3  # of the processors: costs measured beside more are measured again when it is calm
-
-Answer = InferResult | ProfileResult | PatchChecked
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class Wish:
     """What a caller asks of a prediction beside its input; None leaves it to the policy.
 
     `min_accuracy` is a share of held-out data answered rightly, `deadline_ms` counts from the request's arrival,
-    and `client` names who asks, so that one caller cannot crowd out the others.
+    `client` names who asks, so that one caller cannot crowd out the others, and `uid` is the user that it runs as.
     """
 
     top_k: int = 5
@@ -78,6 +75,7 @@ class Wish:
     cascade: bool = True
     deadline_ms: float | None = None
     client: str = ""
+    uid: int | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +112,7 @@ class InferenceService:
         policies: PolicyService,
         cascades: CascadeService,
         events: EventLog,
+        recent: RecentImages,
         *,
         threads: int,
         worker_options: Sequence[str],
@@ -123,7 +122,7 @@ class InferenceService:
     ) -> None:
         """`graphs_dir` keeps compiled graphs from one worker to the next; `worker_options` are passed on to it."""
         self._tasks, self._deciding, self._policies, self._cascades = tasks, deciding, policies, cascades
-        self._queue_limit, self._max_pixels = queue_limit, max_pixels
+        self._recent, self._queue_limit, self._max_pixels = recent, queue_limit, max_pixels
         self._held: Counter[str] = Counter()  # requests in flight of each client
         self.worker = InferenceWorker(
             tasks,
@@ -229,6 +228,8 @@ class InferenceService:
         total_ms = (now - began) * 1e3
         self._account(rung, given.form, total_ms - start_ms, result)
         request_id = f"{self._token}-{request.id}"
+        if given.form == "image":
+            self._recent.put(request_id, task, given.payload, wish.uid)
         self._remember(request_id, _Answered(None if decision is None else decision.id, passed))
         return InferAnswer(
             request_id=request_id,

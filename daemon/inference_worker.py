@@ -21,7 +21,9 @@ from .task_service import TaskService
 from .worker_process import WorkerProcess
 from .workers.protocol import (
     Audited,
+    CheckImage,
     CheckPatch,
+    ImageChecked,
     InferRequest,
     InferResult,
     Message,
@@ -37,7 +39,7 @@ PROFILE_TIMEOUT_S = 120.0
 SHORT_OF_MEMORY_IDLE_S = 2.0  # a worker between two requests is not taken away
 BUSY_SHARE = 0.3  # of the processors: costs measured beside more are measured again when it is calm
 
-Answer = InferResult | ProfileResult | PatchChecked
+Answer = InferResult | ProfileResult | PatchChecked | ImageChecked
 
 
 class InferenceWorker:
@@ -80,6 +82,12 @@ class InferenceWorker:
         """Have the worker check a patch file against its base. Raises PatchMismatchError where it does not fit."""
         await self.ensure(base, ())
         await self.call(CheckPatch(id=self.new_id(), base=base, patch_file=str(file)))
+
+    async def check_image(self, image: bytes, max_pixels: int) -> None:
+        """Have the worker decode an image. Raises BadInputError or TooLargeError where a prediction would."""
+        await asyncio.shield(self._started(time.perf_counter()))
+        self.last_used_s = time.monotonic()
+        await self.call(CheckImage(id=self.new_id(), max_pixels=max_pixels), image)
 
     # costs
 
@@ -182,11 +190,8 @@ class InferenceWorker:
 
         While other resolutions are measured, for a task that has just been added, nobody waits who needs none of them.
         """
-        began, waited = time.perf_counter(), False
-        if not self._worker.running or self._worker_lock.locked():
-            waited = True
-            async with self._worker_lock:
-                await self._start_worker(began)
+        began = time.perf_counter()
+        waited = await self._started(began)
         if self._tasks.unmeasured(base, self.engine, needed):
             waited = True
             async with self._measure_lock:
@@ -194,6 +199,14 @@ class InferenceWorker:
                 if unmeasured:
                     await self._measure(base, unmeasured, CALIBRATION_REPEATS)
         return (time.perf_counter() - began) * 1e3 if waited else 0.0
+
+    async def _started(self, began: float) -> bool:
+        """Start the worker where none runs; whether that had to be waited for."""
+        if self._worker.running and not self._worker_lock.locked():
+            return False
+        async with self._worker_lock:
+            await self._start_worker(began)
+        return True
 
     async def _start_worker(self, began: float) -> None:
         if self._worker.running:
@@ -226,7 +239,9 @@ class InferenceWorker:
             self._expected_exit = True
             await self._worker.stop(5.0)
 
-    async def call(self, request: InferRequest | ProfileRequest | CheckPatch, payload: bytes = b"") -> Answer:
+    async def call(
+        self, request: InferRequest | ProfileRequest | CheckPatch | CheckImage, payload: bytes = b""
+    ) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._pending[request.id] = future
         try:
@@ -240,7 +255,7 @@ class InferenceWorker:
             self._events.emit(message.kind, message.message, level="warning")
         if isinstance(message, Audited):
             self._audited(message, time.time())
-        if not isinstance(message, InferResult | ProfileResult | PatchChecked | WorkerError):
+        if not isinstance(message, Answer | WorkerError):
             return
         future = self._pending.get(message.id)
         if future is None or future.done():

@@ -123,3 +123,26 @@ def m005_training_costs(db: Database) -> None:
         pk=("base", "threads", "resolution", "lean", "keep_features"),
     )
     db.table("job_facts").create({"job_id": str, "facts": str}, pk="job_id")
+
+
+@MIGRATIONS()
+def m006_examples(db: Database) -> None:
+    """What is known of handed-over examples beside their files, and which of them a job was started with."""
+    db.table("examples").create(
+        {
+            "id": str,
+            "task": str,
+            "label": str,
+            "digest": str,
+            "bytes": int,
+            "source": str,
+            "part": str,
+            "uid": int,
+            "added_s": float,
+            "expires_s": float,
+        },
+        pk="id",
+    )
+    db.table("examples").create_index(["task", "uid", "digest"], unique=True)
+    db.table("job_examples").create({"job_id": str, "example_id": str}, pk=("job_id", "example_id"))
+    db.table("jobs").add_column("examples", int)

@@ -9,6 +9,7 @@ from .calibration_service import CalibrationService
 from .cascade_service import CascadeService
 from .deciding import DecisionService
 from .events import EventLog
+from .example_service import ExampleService
 from .export_service import ExportService
 from .inference_service import InferenceService
 from .policy_service import PolicyService
@@ -31,6 +32,7 @@ class Services:
     exports: ExportService
     cascades: CascadeService
     calibration: CalibrationService
+    examples: ExampleService
     state_dir: Path
     socket_path: Path
     listen: str | None

@@ -83,6 +83,7 @@ class Store:
             connection = sqlite3.connect(path, isolation_level=None)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten in the file
             self._db = Database(connection)
             MIGRATIONS.apply(self._db)
         except sqlite3.DatabaseError as error:
@@ -93,10 +94,20 @@ class Store:
         except OSError as error:
             raise StateError(f"The state directory {state_dir} cannot be written: {error.strerror}.") from error
 
+    @property
+    def database(self) -> Database:
+        """The one connection, for tables that a module of their own keeps; writes go within `transaction`."""
+        return self._db
+
+    def checkpoint(self) -> None:
+        """Bring what was written into the database and empty the write-ahead log, which may hold what was deleted."""
+        with self._told_plainly():
+            self._db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         """Checkpoint the write-ahead log and close."""
-        with suppress(sqlite3.OperationalError):  # a full disk: the next start reads the log
-            self._db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with suppress(StateError):  # a full disk: the next start reads the log
+            self.checkpoint()
         self._db.conn.close()
 
     @contextmanager

@@ -89,6 +89,25 @@ class Cascades(Frozen):
     )
 
 
+class Examples(Frozen):
+    """The `[examples]` table: whether applications may hand over labelled images to learn from."""
+
+    consent: bool = Field(
+        False, strict=True, description="true: applications may hand over examples, and training may use them"
+    )
+    most_images: int = Field(1000, strict=True, ge=1, le=1_000_000, description="examples of a task that are kept")
+    most_bytes: int = Field(
+        256 * 1024 * 1024, strict=True, ge=1024, description="size of a task's examples that are kept, together"
+    )
+    when_full: Literal["refuse", "drop_oldest"] = Field(
+        "refuse", description="what happens to an example for which there is no place"
+    )
+    keep_days: Number = Field(90.0, gt=0, le=3650, description="days after which an example is deleted")
+    train_after: int = Field(
+        0, strict=True, ge=0, description="new examples of a task after which it is trained by itself; 0: never"
+    )
+
+
 class Condition(Frozen):
     """One condition on a signal: `above`, `below` (each with a leave threshold) or `is`."""
 
@@ -158,6 +177,7 @@ class Policy(Frozen):
     inference: Inference = Inference()
     training: Training = Training()
     cascade: Cascades = Cascades()
+    examples: Examples = Examples()
     rule: tuple[Rule, ...] = ()
 
     @model_validator(mode="after")
@@ -194,6 +214,7 @@ _MODELS: dict[str, type[Frozen]] = {
     "inference": Inference,
     "training": Training,
     "cascade": Cascades,
+    "examples": Examples,
     "rule": Rule,
     "when": Condition,
 }

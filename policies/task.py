@@ -148,6 +148,7 @@ class TrainingRecord(Frozen):
     epochs: int
     steps: int
     train_samples: int
+    examples: int = Field(0, description="those of the training images that applications handed over")
     seed: int
     learning_rate: float
     batch_size: int
@@ -214,7 +215,10 @@ class TrainSpec(Frozen):
     batch_size: int = Field(32, ge=2, le=512)
     learning_rate: float | None = Field(None, gt=0, le=10, description="absent: the default of the patch kinds")
     seed: int = Field(0, ge=0)
-    max_samples: int | None = Field(None, ge=8, description="use at most this many training images")
+    max_samples: int | None = Field(
+        None, ge=8, description="use at most this many training images of the data set; examples are always used"
+    )
+    examples: bool = Field(True, description="learn from the task's examples as well, where the policy gives consent")
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSpec:

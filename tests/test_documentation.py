@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from patchd.daemon.config import DaemonConfig
-from patchd.policies.policy import Cascades, Condition, Head, Inference, Rule, Training, parse_policy
+from patchd.policies.policy import Cascades, Condition, Examples, Head, Inference, Rule, Training, parse_policy
 from patchd.policies.presets_loader import trace_names
 from patchd.policies.snapshot import SIGNALS, Frozen
 
@@ -27,6 +27,7 @@ def test_the_table_of_signals_is_that_of_the_code() -> None:
         ("inference", Inference),
         ("training", Training),
         ("cascade", Cascades),
+        ("examples", Examples),
         ("rule", Rule),
         ("when", Condition),
     ],

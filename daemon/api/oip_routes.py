@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -15,6 +16,7 @@ from ...policies.errors import BadInputError, PatchdError, TooLargeError, Unavai
 from ...policies.task import TaskSpec
 from ..inference_service import Input, Wish
 from ..services import Services
+from ..sockets import Caller
 from . import oip_model as m
 from .oip_codec import HEADER_LENGTH, InferenceRequest, InferenceResponse, Request, Wire, compress, decode, decompress
 from .oip_codec import encode as encode_answer
@@ -147,16 +149,16 @@ class OipRoutes:
         began = time.perf_counter()
         try:
             request = await _request(c)
-            answers = await self._answers(spec, request, c.caller.client)
+            answers = await self._answers(spec, request, c.caller)
         except PatchdError:
             self._account(spec.name, began, ())
             raise
         self._account(spec.name, began, answers)
         return _answer(spec, request, answers, c.request.headers.get("accept-encoding", ""))
 
-    async def _answers(self, spec: TaskSpec, request: Request, client: str) -> tuple[InferAnswer, ...]:
+    async def _answers(self, spec: TaskSpec, request: Request, caller: Caller) -> tuple[InferAnswer, ...]:
         """The answers of all samples, or the error of the first that has none; the others are cancelled then."""
-        wish = m.wish(request, len(spec.labels), client)
+        wish = replace(m.wish(request, len(spec.labels), caller.client), uid=caller.uid)
         given = m.samples(request.inputs)
         try:
             async with asyncio.TaskGroup() as group:

@@ -9,7 +9,6 @@ import struct
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 from pydantic import ValidationError
 from starlette.responses import FileResponse, Response, StreamingResponse
@@ -19,14 +18,16 @@ from ...policies.decision import Decision
 from ...policies.errors import BadInputError, ConflictError, NotFoundError, PatchMismatchError
 from ...policies.snapshot import Snapshot
 from ...policies.task import PatchMetadata, TrainSpec
+from ..durable import write_durably
 from ..inference_service import Input, Wish
+from ..media_types import IMAGE_TYPES
 from ..services import Services
 from . import schemas as s
 from .cascade_routes import CascadeRoutes, told_passage
+from .example_routes import ExampleRoutes
 from .oip_routes import OipRoutes
 from .routing import Context, Route, dumps, explain_validation, openapi
 
-IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp")
 KEEPALIVE_S = 15.0  # a comment line on idle event streams, so that dead listeners are noticed
 
 
@@ -37,6 +38,7 @@ class Routes:
         self._s = services
         self._open = OipRoutes(services)
         self._cascades = CascadeRoutes(services)
+        self._examples = ExampleRoutes(services)
 
     # the daemon
 
@@ -58,6 +60,7 @@ class Routes:
             jobs_active=sum(job.state in ("queued", "running") for job in d.training.jobs()),
             requests_total=d.inference.total,
             trace=d.deciding.trace_state().name,
+            examples=d.examples.summary(),
         )
 
     async def health(self, _: Context) -> Response:
@@ -143,6 +146,7 @@ class Routes:
             )
         self._s.tasks.remove(name)
         await self._s.calibration.forget(name)
+        await self._s.examples.forget(name)
         self._s.deciding.refresh()
         return s.Deleted(deleted=name)
 
@@ -158,6 +162,7 @@ class Routes:
             cascade=c.switch("cascade", True),
             deadline_ms=c.positive("deadline_ms"),
             client=c.caller.client,
+            uid=c.caller.uid,
         )
         media = c.request.headers.get("content-type", "").split(";")[0].strip().lower()
         body = await c.raw()
@@ -205,7 +210,7 @@ class Routes:
         target = self._s.store.patch_file(patch_id)
         fresh = not target.exists()
         if fresh:
-            await asyncio.to_thread(_write_durably, target, data)
+            await asyncio.to_thread(write_durably, target, data)
         try:
             self._s.tasks.check_fits(metadata)
             await self._s.inference.worker.check_patch(metadata.base, target)
@@ -357,6 +362,7 @@ class Routes:
                 ),
             ),
             *self._cascades.table(),
+            *self._examples.table(),
             Route(
                 "GET",
                 "/v1/patches",
@@ -505,16 +511,3 @@ def _patch_metadata(data: bytes) -> PatchMetadata:
         ) from error
     except (struct.error, ValueError) as error:
         raise PatchMismatchError("The file is not a patch: it has no readable safetensors header.") from error
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ConflictError(f"The patch could not be written to {path.parent}: {error.strerror}.") from error

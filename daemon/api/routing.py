@@ -63,6 +63,7 @@ class Context:
     request: Request
     caller: Caller
     max_body_bytes: int
+    administers: bool = False  # whether the caller may change things, its own or not
     body: Any = None
 
     def path(self, name: str) -> str:
@@ -173,12 +174,13 @@ def endpoint(route: Route, max_body_bytes: int, admins: frozenset[str]) -> Calla
     async def serve(request: Request) -> Response:
         caller: Caller = getattr(request.state, "caller", None) or Caller.unknown()
         try:
-            if route.changes and not may_change(caller, admins):
+            administers = may_change(caller, admins)
+            if route.changes and not administers:
                 raise ForbiddenError(
                     f"{caller.user} may not do this.",
                     hint="Root, the daemon's own user and its admin_users may change things.",
                 )
-            context = Context(request, caller, max_body_bytes)
+            context = Context(request, caller, max_body_bytes, administers)
             if route.body is not None:
                 try:
                     context.body = route.body.model_validate_json(await context.raw() or b"{}")

@@ -25,6 +25,7 @@ from ...policies.task import (
     TrainSpec,
     check_others,
 )
+from .example_schemas import ExampleSummary
 
 CALIBRATION_REPEATS = 15  # runs a rung; the median of fewer still moves with bursts of other work
 
@@ -82,6 +83,7 @@ class Status(Frozen):
     jobs_active: int
     requests_total: int
     trace: str | None = Field(None, description="name of the trace being replayed into the monitor")
+    examples: ExampleSummary = Field(ExampleSummary(), description="what applications handed over to learn from")
 
 
 class Explain(Frozen):

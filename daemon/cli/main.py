@@ -17,6 +17,7 @@ _COMMANDS = {
     "patch": "patch:patch",
     "train": "train:train",
     "infer": "infer:infer",
+    "examples": "examples:examples",
     "cascade": "cascade:cascade",
     "profile": "profile:profile",
     "events": "events:events",

@@ -16,7 +16,7 @@ from . import render
 from .common import Settings, json_option, pass_settings, print_body
 
 if TYPE_CHECKING:
-    from ...policies.task import ExportReport, PatchKind, PatchMetadata
+    from ...policies.task import ExportReport, PatchKind, PatchMetadata, TrainingRecord
     from ..api.schemas import PatchView
 
 PATCH = "patch"
@@ -197,7 +197,7 @@ def patch_text(view: PatchView) -> str:
         pairs += [
             (
                 "trained",
-                f"{record.epochs} epochs, {record.steps} steps, {record.train_samples} images, "
+                f"{record.epochs} epochs, {record.steps} steps, {record.train_samples} images{_of_users(record)}, "
                 f"batch {record.batch_size}, rate {record.learning_rate:g}, seed {record.seed}{loss}",
             ),
             ("took", f"{render.duration(record.seconds)} in job {record.job_id}"),
@@ -205,6 +205,10 @@ def patch_text(view: PatchView) -> str:
             ("test", render.accuracy(record.test)),
         ]
     return render.fields(pairs)
+
+
+def _of_users(record: TrainingRecord) -> str:
+    return f" ({record.examples} of them handed over by applications)" if record.examples else ""
 
 
 def _kind_row(kind: PatchKind, count: int, meta: PatchMetadata) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from .common import Moment, Settings, json_option, pass_settings, print_body
 if TYPE_CHECKING:
     from ...policies.decision import AllocationDecision, RungDecision
     from ...policies.snapshot import Snapshot
+    from ..api.example_schemas import ExampleSummary
     from ..api.schemas import Explain, PolicyState, Status, WorkerStatus
 
 
@@ -87,10 +88,18 @@ def status_text(state: Status) -> str:
     pairs.append(
         ("served", f"{state.requests_total} requests, {state.tasks} tasks, {state.jobs_active} active training jobs")
     )
+    if state.examples.consent or state.examples.images:
+        pairs.append(("examples", examples_line(state.examples)))
     parts = [render.fields(pairs)]
     if state.decision and state.decision.rungs:
         parts += [render.heading("Rungs in force"), rungs_table(state.decision.rungs)]
     return "\n".join(parts)
+
+
+def examples_line(held: ExampleSummary) -> str:
+    """What applications handed over, and whether training may use it."""
+    used = "used for training" if held.consent else "not used: the policy gives no consent"
+    return f"{held.images} images of {render.bytes_(held.bytes)}, {used}"
 
 
 def explain_text(answer: Explain) -> str:

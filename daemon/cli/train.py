@@ -90,6 +90,7 @@ def train() -> None:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of order and initial values.")
 @click.option("--max-samples", type=click.IntRange(8), help="Use at most this many training images.")
+@click.option("--no-examples", is_flag=True, help="Do not learn from the examples that applications handed over.")
 @click.option("--follow", is_flag=True, help="Show the progress until the job has ended.")
 @json_option
 @pass_settings
@@ -105,6 +106,7 @@ def submit(
     lr: float | None,
     seed: int,
     max_samples: int | None,
+    no_examples: bool,
     follow: bool,
     as_json: bool,
 ) -> None:
@@ -125,6 +127,7 @@ def submit(
             learning_rate=lr,
             seed=seed,
             max_samples=max_samples,
+            examples=not no_examples,
         )
     except ValidationError as error:
         raise refusal(error) from error

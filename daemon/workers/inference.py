@@ -28,6 +28,7 @@ from ...models.engine import Engine, TorchEngine
 from ...models.graph_cache import GraphCache
 from ...models.openvino_engine import OpenVinoEngine, Precision
 from ...models.patches.patch import load_patch
+from ...models.preprocessing import decode_image
 from ...policies.batching import Waiting, expired, next_batch
 from ...policies.errors import BadInputError, DeadlineError, PatchdError, PatchMismatchError, StateError
 from . import protocol
@@ -40,7 +41,9 @@ from .lifetime import tie_to_parent
 from .passing import Answered, Ready
 from .profiling import Taken, cost, timed
 from .protocol import (
+    CheckImage,
     CheckPatch,
+    ImageChecked,
     InferRequest,
     Message,
     Note,
@@ -128,6 +131,10 @@ class InferenceWorker:
             if isinstance(message, CheckPatch):
                 load_patch(Path(message.patch_file), self._library.base(message.base)[0])
                 self._channel.send(PatchChecked(id=message.id))
+                return None
+            if isinstance(message, CheckImage):
+                decode_image(payload, message.max_pixels, needed_side=1)
+                self._channel.send(ImageChecked(id=message.id))
                 return None
             raise BadInputError(f"The inference worker does not know messages of type '{message.type}'.")
         except Exception as error:

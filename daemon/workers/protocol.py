@@ -166,6 +166,21 @@ class PatchChecked(Frozen):
     id: int
 
 
+class CheckImage(Frozen):
+    """Decode the payload, an encoded image, as a prediction would."""
+
+    type: Literal["check_image"] = "check_image"
+    id: int
+    max_pixels: int
+
+
+class ImageChecked(Frozen):
+    """The image can be decoded; one that cannot is answered with a `WorkerError`."""
+
+    type: Literal["image_checked"] = "image_checked"
+    id: int
+
+
 class WorkerError(Frozen):
     """One request failed; the worker serves on. `code` is that of the error hierarchy."""
 
@@ -340,6 +355,8 @@ Message = Annotated[
     | ProfileResult
     | CheckPatch
     | PatchChecked
+    | CheckImage
+    | ImageChecked
     | WorkerError
     | Export
     | Exported
