@@ -148,4 +148,6 @@ def test_monstrous_toml_is_refused_in_one_sentence(text: str) -> None:
 
 
 def test_the_json_schema_knows_every_table() -> None:
-    assert set(policy_json_schema()["properties"]) == {"policy", "inference", "training", "cascade", "rule"}
+    assert set(policy_json_schema()["properties"]) == {
+        *("policy", "inference", "training", "cascade", "examples", "rule")
+    }
