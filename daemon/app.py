@@ -28,6 +28,7 @@ from .api.caller_protocol import CallerProtocol
 from .api.loopback_guard import LoopbackGuard
 from .api.routes import Routes
 from .api.routing import endpoint, error_response
+from .base_service import BaseService
 from .calibration_service import CalibrationService
 from .cascade_service import CascadeService
 from .config import DaemonConfig
@@ -111,6 +112,7 @@ class Daemon:
             threads=threads,
             worker_options=("--engine", config.engine, "--precision", config.precision),
             graphs_dir=graphs_dir,
+            versions_dir=self.store.bases_dir,
             queue_limit=config.queue_limit,
             max_pixels=config.max_image_pixels,
         )
@@ -123,6 +125,7 @@ class Daemon:
             lambda image: self.inference.worker.check_image(image, config.max_image_pixels),
         )
         self.training = TrainingService(self.store, self.events, self.tasks, self.deciding, self.policies, threads)
+        self.bases = BaseService(self.store, self.events, self.tasks, self.training.jobs_on)
         self.exports = ExportService(self.tasks, self.store, self.events, state_dir / "exports")
         self.calibration = CalibrationService(
             self.store,
@@ -238,9 +241,11 @@ class Daemon:
         self.store.trim(self.config.keep_decisions, self.config.keep_events)
         await asyncio.to_thread(self.exports.clean)
         await self.examples.clean()
-        removed = await asyncio.to_thread(self.tasks.remove_strays, self.tasks.known_patches())
+        removed = await asyncio.to_thread(self.tasks.remove_strays, self.tasks.known_files())
         if removed:
-            self.events.emit("state.cleaned", f"Removed {removed} patch files that nothing refers to.")
+            self.events.emit(
+                "state.cleaned", f"Removed {removed} files of patches and base versions that nothing refers to."
+            )
 
     async def _feed_watchdog(self) -> None:
         try:
@@ -261,6 +266,7 @@ class Daemon:
             deciding=self.deciding,
             inference=self.inference,
             training=self.training,
+            bases=self.bases,
             exports=self.exports,
             cascades=self.cascades,
             calibration=self.calibration,

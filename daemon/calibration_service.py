@@ -250,6 +250,7 @@ class CalibrationService:
             precision=self._precision,
             threads=self._threads,
             graphs=str(self._graphs_dir),
+            versions=str(self._store.bases_dir),
         )
         self._folder.mkdir(exist_ok=True, mode=0o700)
 

@@ -169,6 +169,22 @@ class PatchdClient:
         """Remove a task with its patches and jobs."""
         return _parse(schemas.Deleted, self.request("DELETE", f"/v1/tasks/{quote(name, safe='')}"))
 
+    def move_task(self, name: str, to: str) -> schemas.TaskView:
+        """Have a task answer on another version of its base."""
+        return self._post(schemas.TaskView, f"/v1/tasks/{quote(name, safe='')}/move", schemas.TaskMove(to=to))
+
+    def bases(self) -> schemas.BaseList:
+        """The packaged bases and their versions, with the tasks that use them."""
+        return self._get(schemas.BaseList, "/v1/bases")
+
+    def base(self, name: str) -> schemas.BaseView:
+        """One base."""
+        return self._get(schemas.BaseView, f"/v1/bases/{quote(name, safe='')}")
+
+    def remove_base(self, name: str) -> schemas.Deleted:
+        """Delete a base version that nobody uses, with the patches made for it."""
+        return _parse(schemas.Deleted, self.request("DELETE", f"/v1/bases/{quote(name, safe='')}"))
+
     def patches(self, task: str | None = None) -> schemas.PatchList:
         """The stored patches, of all tasks or of one."""
         return self._get(schemas.PatchList, "/v1/patches", {"task": task})

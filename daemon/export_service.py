@@ -54,6 +54,7 @@ class ExportService:
                     patch_file=str(self._store.patch_file(view.id)),
                     format=form,
                     output=str(path),
+                    versions=str(self._store.bases_dir),
                 )
             )
         if isinstance(said, WorkerError):

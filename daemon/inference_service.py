@@ -117,10 +117,14 @@ class InferenceService:
         threads: int,
         worker_options: Sequence[str],
         graphs_dir: Path,
+        versions_dir: Path,
         queue_limit: int,
         max_pixels: int,
     ) -> None:
-        """`graphs_dir` keeps compiled graphs from one worker to the next; `worker_options` are passed on to it."""
+        """`graphs_dir` keeps compiled graphs from one worker to the next, `versions_dir` holds the base versions.
+
+        `worker_options` are passed on to the worker.
+        """
         self._tasks, self._deciding, self._policies, self._cascades = tasks, deciding, policies, cascades
         self._recent, self._queue_limit, self._max_pixels = recent, queue_limit, max_pixels
         self._held: Counter[str] = Counter()  # requests in flight of each client
@@ -130,7 +134,10 @@ class InferenceService:
             policies,
             events,
             threads=threads,
-            arguments=(*worker_options, "--threads", str(threads), "--graphs", str(graphs_dir)),
+            arguments=(
+                *(*worker_options, "--threads", str(threads)),
+                *("--graphs", str(graphs_dir), "--versions", str(versions_dir)),
+            ),
             in_flight=lambda: self._waiting,
             audited=cascades.heard,
         )

@@ -146,3 +146,14 @@ def m006_examples(db: Database) -> None:
     db.table("examples").create_index(["task", "uid", "digest"], unique=True)
     db.table("job_examples").create({"job_id": str, "example_id": str}, pk=("job_id", "example_id"))
     db.table("jobs").add_column("examples", int)
+
+
+@MIGRATIONS()
+def m007_base_versions(db: Database) -> None:
+    """Base versions; what a job of several tasks gave task by task, and the version it made."""
+    db.table("base_versions").create(
+        {"name": str, "sha256": str, "bytes": int, "metadata": str, "created_s": float}, pk="name"
+    )
+    db.table("jobs").add_column("version", str)
+    db.table("job_results").add_column("task", str, not_null_default="")
+    db.table("job_results").transform(pk=("job_id", "task", "resolution"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .api.schemas import TaskView
+from .base_service import BaseService
 from .calibration_service import CalibrationService
 from .cascade_service import CascadeService
 from .deciding import DecisionService
@@ -29,6 +31,7 @@ class Services:
     deciding: DecisionService
     inference: InferenceService
     training: TrainingService
+    bases: BaseService
     exports: ExportService
     cascades: CascadeService
     calibration: CalibrationService
@@ -37,3 +40,14 @@ class Services:
     socket_path: Path
     listen: str | None
     started_s: float
+
+    def task_view(self, name: str) -> TaskView:
+        """A task with its ladder. Raises NotFoundError."""
+        spec = self.tasks.task(name)
+        return TaskView(
+            spec=spec,
+            created_s=self.tasks.tasks[name][1],
+            ladder=self.tasks.ladders.get(name),
+            pool=self.tasks.pool(name),
+            predictions=self.inference.predictions_of(name),
+        )

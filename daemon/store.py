@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from ..policies.base_version import VersionMetadata, VersionOutcome
 from ..policies.cascade import Row
 from ..policies.decision import Decision
 from ..policies.errors import StateError
@@ -74,11 +75,12 @@ class Store:
         """Open the database and bring its schema up to date. Raises StateError when it is damaged."""
         self.state_dir = state_dir
         self.patches_dir = state_dir / "patches"
+        self.bases_dir = state_dir / "bases"
         self.jobs_dir = state_dir / "jobs"
         self._grown = 0  # bytes of decisions written since they were last weighed
         path = state_dir / "patchd.db"
         try:
-            for directory in (self.patches_dir, self.jobs_dir):
+            for directory in (self.patches_dir, self.bases_dir, self.jobs_dir):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             connection = sqlite3.connect(path, isolation_level=None)
             connection.execute("PRAGMA journal_mode=WAL")
@@ -215,6 +217,26 @@ class Store:
         """Where a patch's tensors lie."""
         return self.patches_dir / f"{patch_id}.safetensors"
 
+    # base versions
+
+    def base_versions(self) -> list[dict[str, Any]]:
+        """The registered base versions (name, sha256, bytes, metadata as VersionMetadata), oldest first."""
+        rows = self._rows("select * from base_versions order by created_s, name")
+        return [{**row, "metadata": VersionMetadata.model_validate_json(row["metadata"])} for row in rows]
+
+    def put_base_version(self, name: str, sha256: str, size: int, metadata: VersionMetadata) -> None:
+        """Register a version whose file already lies in `bases_dir`."""
+        row = {"name": name, "sha256": sha256, "bytes": size, "metadata": metadata.model_dump_json()}
+        self._put("base_versions", {**row, "created_s": metadata.created_s})
+
+    def delete_base_version(self, name: str) -> None:
+        """Forget a version; its file is removed by the caller afterwards."""
+        self._execute("delete from base_versions where name = ?", name)
+
+    def base_file(self, sha256: str) -> Path:
+        """Where a base version's tensors lie."""
+        return self.bases_dir / f"{sha256}.safetensors"
+
     # jobs
 
     def jobs(self) -> list[JobView]:
@@ -235,6 +257,7 @@ class Store:
                 cpu_seconds=row["cpu_seconds"],
                 slices=row["slices"],
                 results=tuple(results.get(row["id"], ())),
+                version=None if row["version"] is None else VersionOutcome.model_validate_json(row["version"]),
             )
             for row in self._rows("select * from jobs order by created_s, id")
         ]
@@ -254,14 +277,14 @@ class Store:
                 "seconds": job.seconds,
                 "cpu_seconds": job.cpu_seconds,
                 "slices": job.slices,
+                "version": None if job.version is None else job.version.model_dump_json(),
             },
         )
 
     def put_job_result(self, job_id: str, result: RungResult) -> None:
         """Store what one rung of a job gave."""
-        self._put(
-            "job_results", {"job_id": job_id, "resolution": result.resolution, "result": result.model_dump_json()}
-        )
+        row = {"job_id": job_id, "task": result.task, "resolution": result.resolution}
+        self._put("job_results", {**row, "result": result.model_dump_json()})
 
     # costs
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
+from ..policies.base_version import sides_on
 from ..policies.cascade import Price
 from ..policies.decision import Ladder, Rung
 from ..policies.errors import BadInputError, ConflictError, NotFoundError, StateError
@@ -112,8 +113,7 @@ class TaskService:
         if request.name in self._tasks:
             raise ConflictError(f"A task named '{request.name}' exists already.", hint="Choose another name.")
         for base in (request.base, *(other.base for other in request.others)):
-            if base not in BASES:
-                raise BadInputError(f"There is no base '{base}'.", hint=f"Known bases: {', '.join(BASES)}.")
+            self.check_base(base)
         data = request.data
         if data is not None and not data.startswith("sklearn:"):
             data = str(Path(data).absolute())
@@ -132,6 +132,18 @@ class TaskService:
         self._rebuild(spec.name)
         self._events.emit("task.added", f"Task {spec.name} with {len(labels)} labels was added.", task=spec.name)
         return spec
+
+    def check_base(self, base: str) -> None:
+        """Raise BadInputError unless `base` is a packaged base or a registered version of one."""
+        versions = [row["name"] for row in self._store.base_versions()]
+        if base not in (*BASES, *versions):
+            raise BadInputError(f"There is no base '{base}'.", hint=f"Known bases: {', '.join((*BASES, *versions))}.")
+
+    def replace(self, spec: TaskSpec) -> None:
+        """Put `spec` in place of the task of that name, which keeps its patches. Raises NotFoundError."""
+        self.task(spec.name)
+        self._put(spec, self._tasks[spec.name][1])
+        self._rebuild(spec.name)
 
     def remove(self, name: str) -> None:
         """Remove a task. Its patches stay and can be exported. Raises NotFoundError or ConflictError."""
@@ -175,14 +187,15 @@ class TaskService:
     def check_fits(self, metadata: PatchMetadata) -> TaskSpec:
         """The task a patch is for. Raises NotFoundError, or BadInputError when the patch does not fit it."""
         spec = self.task(metadata.task)
-        sides = spec.bases.get(metadata.base)
-        if metadata.labels != spec.labels or sides is None:
+        sides = sides_on(spec, metadata.base)
+        if metadata.labels != spec.labels or not sides:
             bases = f"base{'s' if spec.others else ''} {', '.join(spec.bases)}"
             raise BadInputError(
                 f"The patch was made for base {metadata.base} and {len(metadata.labels)} labels; "
                 f"task '{spec.name}' has {bases} and {len(spec.labels)} labels, or other ones.",
                 hint="Add a task with the patch's own base and labels first.",
             )
+        self.check_base(metadata.base)
         if metadata.resolution not in sides:
             raise BadInputError(
                 f"The patch is for {metadata.base} at {metadata.resolution} px, which is no rung of task "
@@ -193,7 +206,8 @@ class TaskService:
     def add_patch(self, patch_id: str, size: int, metadata: PatchMetadata) -> tuple[bool, str]:
         """Register a patch file; put it in force where it is better on validation data than the one before.
 
-        Returns whether it is in force now, and why. Raises BadInputError when it does not fit its task.
+        One for another version of the task's base is in force once the task moves there. Returns whether it is in
+        force now, and why. Raises BadInputError when it does not fit its task.
         """
         spec = self.check_fits(metadata)
         training = metadata.training
@@ -201,6 +215,9 @@ class TaskService:
         rung = {"task": spec.name, "base": metadata.base, "resolution": metadata.resolution}
         before = next((row for row in self._store.rungs(spec.name) if rung.items() <= row.items()), None)
         better, note = _better(validation, before, patch_id)
+        in_force = better and metadata.base in spec.bases
+        if better and not in_force:
+            note = f"in force once the task moves: patchctl task move {spec.name} --to {metadata.base}"
         with self._store.transaction():
             self._store.put_patch(patch_id, size, metadata)
             if better:
@@ -217,14 +234,14 @@ class TaskService:
                 )
         self._rebuild(spec.name)
         self._events.emit(
-            "patch.published" if better else "patch.stored",
+            "patch.published" if in_force else "patch.stored",
             f"Patch {patch_id[:12]} of task {spec.name} for {metadata.base} at {metadata.resolution} px: {note}",
             task=spec.name,
             patch=patch_id,
             base=metadata.base,
             resolution=metadata.resolution,
         )
-        return better, note
+        return in_force, note
 
     def take_result(self, result: RungResult, metadata: PatchMetadata) -> RungResult:
         """Register what a training job made; the result comes back with whether it is in force."""
@@ -243,17 +260,18 @@ class TaskService:
         self._events.emit("patch.removed", f"Patch {full[:12]} was removed.", patch=full)
         return full
 
-    def known_patches(self) -> frozenset[str]:
-        """The ids of all registered patches."""
-        return frozenset(row["id"] for row in self._store.patches())
+    def known_files(self) -> frozenset[str]:
+        """The sha256 of the files of all registered patches and base versions."""
+        versions = frozenset(row["sha256"] for row in self._store.base_versions())
+        return versions | frozenset(row["id"] for row in self._store.patches())
 
     def remove_strays(self, known: frozenset[str]) -> int:
-        """Remove files of the patches directory that are not `known` and older than an hour; how many that were.
+        """Remove files of patches and base versions that are not `known` and older than an hour; how many that were.
 
         Touches files only, so that it may run in a thread of its own.
         """
         removed = 0
-        for path in self._store.patches_dir.iterdir():
+        for path in chain(self._store.patches_dir.iterdir(), self._store.bases_dir.iterdir()):
             if path.stem not in known and path.stat().st_mtime < time.time() - STRAY_AGE_S:
                 path.unlink(missing_ok=True)
                 removed += 1

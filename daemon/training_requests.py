@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..policies.base_version import sides_on
 from ..policies.errors import BadInputError
 from ..policies.labels import imagenet_labels
 from ..policies.task import PatchKind, TaskSpec, TrainSpec
@@ -26,8 +27,8 @@ def checked(spec: TrainSpec, task: TaskSpec) -> TrainSpec:
             hint="Add the kind head.",
         )
     base = spec.base or task.base
-    sides = task.bases.get(base)
-    if sides is None:
+    sides = sides_on(task, base)
+    if not sides:
         raise BadInputError(
             f"Task '{task.name}' has no rungs of base '{base}'.", hint=f"It has rungs of {', '.join(task.bases)}."
         )

@@ -89,6 +89,7 @@ class TrainingService:
     def submit(self, spec: TrainSpec) -> JobView:
         """Queue a job. Raises NotFoundError or BadInputError."""
         spec = checked(spec, self._tasks.task(spec.task))
+        self._tasks.check_base(spec.base or "")
         now = time.time()
         job = JobView(
             id=f"job-{secrets.token_hex(4)}",
@@ -142,8 +143,12 @@ class TrainingService:
         return self.job(job_id)
 
     def jobs_of(self, task: str) -> tuple[JobView, ...]:
-        """Jobs of a task that have not ended."""
-        return tuple(job for job in self._jobs.values() if job.spec.task == task and job.state not in FINAL)
+        """Jobs of a task, alone or with others, that have not ended."""
+        return tuple(job for job in self._jobs.values() if task in job.spec.tasks and job.state not in FINAL)
+
+    def jobs_on(self, base: str) -> tuple[str, ...]:
+        """Ids of the jobs on a base that have not ended."""
+        return tuple(job.id for job in self._jobs.values() if job.spec.base == base and job.state not in FINAL)
 
     # the loop
 
@@ -219,6 +224,7 @@ class TrainingService:
                     spec=job.spec,
                     checkpoint_dir=str(checkpoint),
                     patches_dir=str(self._store.patches_dir),
+                    versions=str(self._store.bases_dir),
                 )
             )
         self._slice_plan, self._yielding = plan, False

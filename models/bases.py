@@ -1,4 +1,4 @@
-"""The pretrained bases: which exist, loading one from its package, and the fingerprint that patches are tied to."""
+"""The bases: which are packaged, loading one or a version of one, and the fingerprint that patches are tied to."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..policies.base_name import packaged
 from ..policies.errors import NotFoundError, UnavailableError
 from ..policies.labels import imagenet_labels
+from .base_versions import BaseVersion, find_version
 from .networks import EfficientNetLite, final_layer
 
-__all__ = ["BASES", "Base", "BaseSpec", "fingerprint", "imagenet_labels", "load_base"]
+__all__ = ["BASES", "Base", "BaseSpec", "as_version", "fingerprint", "imagenet_labels", "load_base"]
 
 # A counter of training batches that no forward pass reads (the norms' momentum is fixed): not part of what a base is.
 _COUNTER = "num_batches_tracked"
@@ -95,12 +97,13 @@ class Base:
     """A network in eval mode, frozen, in the memory format that suits it. Patches are bound beside it, never into it.
 
     Any `nn.Module` that maps images [N, 3, R, R] to logits through a last linear layer will do. `structure` is its copy
-    without numbers: patches are checked against it while another one may be bound to the network.
+    without numbers: patches are checked against it while another one may be bound to the network. `version` holds what
+    a base version differs in from its packaged base.
     """
 
-    def __init__(self, name: str, network: nn.Module, resolution: int) -> None:
+    def __init__(self, name: str, network: nn.Module, resolution: int, version: BaseVersion | None = None) -> None:
         """`resolution` is the side of its usual input in pixels. Raises BadInputError for a network without a head."""
-        self.name, self.resolution = name, resolution
+        self.name, self.resolution, self.version = name, resolution, version
         # torch 2.13 crashes in the backward pass of a group norm in channels_last whose input needs no gradient.
         grouped = any(isinstance(module, nn.GroupNorm) for module in network.modules())
         self.memory_format = torch.contiguous_format if grouped else torch.channels_last
@@ -108,6 +111,7 @@ class Base:
         self.head = final_layer(network)
         self.classes = len(network.get_submodule(self.head).get_parameter("weight"))
         self.structure = _structure(network)
+        self.tensors: Mapping[str, Tensor] = network.state_dict()  # its own, whatever is bound in their places later
         self.hash = fingerprint(network)
         self.parameters_count = sum(parameter.numel() for parameter in network.parameters())
 
@@ -133,11 +137,42 @@ def _own_name(packaged: str) -> str:
     return packaged
 
 
-def load_base(name: str) -> Base:
-    """Load the base called `name` from its package.
+def as_version(base: Base, name: str, version: BaseVersion) -> Base:
+    """The version called `name` of the packaged `base`; both share the storage of every tensor that does not differ.
 
-    Raises NotFoundError for an unknown name and UnavailableError when the weights are missing or do not fit.
+    Raises UnavailableError when it was made of another base, or its tensors do not fit.
     """
+    wrong = UnavailableError(
+        f"The base version '{name}' does not fit the packaged base '{base.name}' of this installation.",
+        hint="Move its tasks to another base: patchctl task move.",
+    )
+    if version.metadata.base_hash != base.hash:
+        raise wrong
+    network = copy.deepcopy(base.structure)
+    try:
+        network.load_state_dict({**base.tensors, **version.tensors}, strict=True, assign=True)
+    except RuntimeError as error:
+        raise wrong from error
+    made = Base(name, network, base.resolution, version)
+    if made.hash != version.metadata.hash:
+        raise wrong
+    return made
+
+
+def load_base(name: str, versions: Path | None = None, base: Base | None = None) -> Base:
+    """Load the base called `name`: one of the packaged ones, or a version whose file lies in the folder `versions`.
+
+    A version shares what it can with its packaged base, which is loaded too unless given as `base`.
+    Raises BadInputError or NotFoundError for an unknown name, UnavailableError where the weights are missing or unfit.
+    """
+    if packaged(name) == name:
+        return _load_packaged(name)
+    version = find_version(name, versions)
+    return as_version(base or _load_packaged(packaged(name)), name, version)
+
+
+def _load_packaged(name: str) -> Base:
+    """Load a base from its package. Raises NotFoundError or UnavailableError."""
     spec = BASES.get(name)
     if spec is None:
         raise NotFoundError(f"There is no base called '{name}'.", hint=f"Use one of {', '.join(BASES)}.")

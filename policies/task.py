@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from .base_name import packaged
 from .decision import TrainingPlan
 from .snapshot import Frozen
 
@@ -92,25 +93,25 @@ def check_kinds(kinds: Iterable[PatchKind], options: Options) -> None:
 class BaseRungs(Frozen):
     """The rungs that a task has of one base."""
 
-    base: str = Field(description="lite0, lite1 or lite2")
+    base: str = Field(description="lite0, lite1, lite2, or a version of one")
     resolutions: tuple[Side, ...] = Field(min_length=1, description="pixels")
 
 
 def check_others(base: str, others: Iterable[BaseRungs]) -> None:
-    """Raise ValueError, one sentence, unless `others` are bases beside a task's own `base`, each named once."""
-    named = {base}
+    """Raise ValueError, one sentence, unless `others` are bases beside a task's own `base`, each in one version."""
+    named = {packaged(base)}
     for other in others:
-        if other.base in named:
-            why = "is the task's own" if other.base == base else "is named twice"
+        if packaged(other.base) in named:
+            why = "is the task's own" if packaged(other.base) == packaged(base) else "is named twice"
             raise ValueError(f"The other bases of a task are each named once: '{other.base}' {why}.")
-        named.add(other.base)
+        named.add(packaged(other.base))
 
 
 class TaskSpec(Frozen):
     """What a patched network is used for."""
 
     name: Name
-    base: str = Field("lite0", description="lite0, lite1 or lite2")
+    base: str = Field("lite0", description="lite0, lite1, lite2, or a version of one")
     labels: tuple[str, ...] = Field(min_length=2)
     resolutions: tuple[Side, ...] = Field(min_length=1, description="the rungs of the ladder, pixels")
     others: tuple[BaseRungs, ...] = Field((), description="rungs of other bases, for cascades")
@@ -207,7 +208,8 @@ class TrainSpec(Frozen):
     """What a training job is asked to do; the rungs are trained one after the other."""
 
     task: Name
-    base: str | None = Field(None, description="one of the task's bases; absent: its own")
+    together: tuple[Name, ...] = Field((), description="further tasks that train the base at the same time")
+    base: str | None = Field(None, description="one of the task's bases, or a version of one; absent: its own")
     kinds: tuple[PatchKind, ...] = (PatchKind.SCALE_BIAS, PatchKind.HEAD)
     options: Options = Field({}, description="by kind: where it acts and how large it is")
     resolutions: tuple[Side, ...] = Field((), description="empty: all rungs of that base")
@@ -223,7 +225,14 @@ class TrainSpec(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> TrainSpec:
         check_kinds(self.kinds, self.options)
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError("The tasks of a job are each named once.")
         return self
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Every task that the job trains."""
+        return (self.task, *self.together)
 
 
 class JobState(StrEnum):
@@ -256,6 +265,7 @@ class JobProgress(Frozen):
 class RungResult(Frozen):
     """What training one rung gave."""
 
+    task: str = Field("", description="of a job of several tasks, which one; empty: the job's own")
     resolution: int
     patch_id: str
     parameters: int

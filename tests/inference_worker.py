@@ -73,7 +73,7 @@ def head_patch(base: Base, labels: int, seed: int, **changes: object) -> Patch:
         "classifier.bias": torch.randn(labels, generator=generator),
     }
     fields = {
-        "base": "lite0", "base_hash": base.hash, "task": "t", "labels": tuple(map(str, range(labels))),
+        "base": base.name, "base_hash": base.hash, "task": "t", "labels": tuple(map(str, range(labels))),
         "kinds": (PatchKind.HEAD,), "resolution": 96, "preprocessing": Preprocessing(), "parameters": 1281 * labels,
         "base_parameters": base.parameters_count, "created_s": 0.0,
     }  # fmt: skip

@@ -23,6 +23,7 @@ from ..inference_service import Input, Wish
 from ..media_types import IMAGE_TYPES
 from ..services import Services
 from . import schemas as s
+from .base_routes import BaseRoutes
 from .cascade_routes import CascadeRoutes, told_passage
 from .example_routes import ExampleRoutes
 from .oip_routes import OipRoutes
@@ -39,6 +40,7 @@ class Routes:
         self._open = OipRoutes(services)
         self._cascades = CascadeRoutes(services)
         self._examples = ExampleRoutes(services)
+        self._bases = BaseRoutes(services)
 
     # the daemon
 
@@ -114,27 +116,17 @@ class Routes:
 
     # tasks
 
-    def _task_view(self, name: str) -> s.TaskView:
-        spec = self._s.tasks.task(name)
-        return s.TaskView(
-            spec=spec,
-            created_s=self._s.tasks.tasks[name][1],
-            ladder=self._s.tasks.ladders.get(name),
-            pool=self._s.tasks.pool(name),
-            predictions=self._s.inference.predictions_of(name),
-        )
-
     async def tasks(self, _: Context) -> s.TaskList:
-        return s.TaskList(tasks=tuple(self._task_view(name) for name in self._s.tasks.tasks))
+        return s.TaskList(tasks=tuple(self._s.task_view(name) for name in self._s.tasks.tasks))
 
     async def task(self, c: Context) -> s.TaskView:
-        return self._task_view(c.path("name"))
+        return self._s.task_view(c.path("name"))
 
     async def add_task(self, c: Context) -> s.TaskView:
         labels = await asyncio.to_thread(self._s.tasks.find_labels, c.body)
         spec = self._s.tasks.create(c.body, labels)
         self._s.deciding.refresh()
-        return self._task_view(spec.name)
+        return self._s.task_view(spec.name)
 
     async def remove_task(self, c: Context) -> s.Deleted:
         name = c.path("name")
@@ -363,6 +355,7 @@ class Routes:
             ),
             *self._cascades.table(),
             *self._examples.table(),
+            *self._bases.table(),
             Route(
                 "GET",
                 "/v1/patches",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from ...policies.base_version import VersionMetadata, VersionOutcome
 from ...policies.cascade import Basis, CalibrationImage, Cascade, CascadePoint, Price, Promise, RungId
 from ...policies.decision import Decision, Ladder, Rung
 from ...policies.drift import DriftState
@@ -158,6 +159,36 @@ class TaskList(Frozen):
     tasks: tuple[TaskView, ...]
 
 
+class BaseUse(Frozen):
+    """A task that answers with rungs of a base."""
+
+    task: str
+    resolutions: tuple[int, ...] = Field(description="of the patches that are in force for them, pixels")
+
+
+class BaseView(Frozen):
+    """A base: a packaged one, or a version that tasks made of it together."""
+
+    name: str
+    packaged: str = Field(description="the packaged base that it is, or is a version of")
+    sha256: str | None = Field(None, description="of a version's file")
+    bytes: int | None = Field(None, description="of a version's file, which holds only what differs")
+    metadata: VersionMetadata | None = Field(None, description="of a version")
+    used_by: tuple[BaseUse, ...] = Field((), description="tasks whose predictions run on it")
+    ready: tuple[BaseUse, ...] = Field((), description="tasks that have patches for it and could move to it")
+    jobs: tuple[str, ...] = Field((), description="training jobs on it that have not ended")
+
+
+class BaseList(Frozen):
+    bases: tuple[BaseView, ...]
+
+
+class TaskMove(Frozen):
+    """Have a task answer on another version of its base."""
+
+    to: str = Field(description="a base version, or the packaged base")
+
+
 class PatchView(Frozen):
     """A stored patch."""
 
@@ -190,6 +221,7 @@ class JobView(Frozen):
     seconds: float = Field(0.0, description="wall seconds spent in slices")
     cpu_seconds: float = 0.0
     slices: int = 0
+    version: VersionOutcome | None = Field(None, description="the base version that a job of several tasks has made")
 
 
 class JobList(Frozen):

@@ -14,6 +14,7 @@ _COMMANDS = {
     "explain": "status:explain",
     "policy": "policy:policy",
     "task": "task:task",
+    "base": "base:base",
     "patch": "patch:patch",
     "train": "train:train",
     "infer": "infer:infer",

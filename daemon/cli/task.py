@@ -162,6 +162,29 @@ def rm(settings: Settings, name: str, as_json: bool) -> None:
             click.echo(f"Task '{name}' removed.")
 
 
+@task.command(
+    epilog="\b\nExample:\n  patchctl task move digits --to lite0@3fa9c01d\n  patchctl task move digits --to lite0"
+)
+@click.argument("name")
+@click.option("--to", required=True, metavar="B", help="A version of the task's base, or the packaged base.")
+@json_option
+@pass_settings
+def move(settings: Settings, name: str, to: str, as_json: bool) -> None:
+    """Have a task answer on another version of its base. Refused unless it has patches for it."""
+    from urllib.parse import quote
+
+    from ..api.schemas import TaskMove
+
+    with settings.client() as client:
+        if as_json:
+            sent = TaskMove(to=to).model_dump_json().encode()
+            print_body(client.request("POST", f"/v1/tasks/{quote(name, safe='')}/move", body=sent))
+            return
+        view = client.move_task(name, to)
+        sides = ", ".join(str(rung.resolution) for rung in view.pool if rung.base == to)
+        click.echo(f"Task '{name}' answers on {to} at {sides} px.")
+
+
 def data_source(data: str | None) -> str | None:
     """A directory as an absolute path, for the daemon has another working directory; a named set as it is."""
     if data is None or (":" in data and not Path(data).exists()):

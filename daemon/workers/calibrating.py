@@ -154,11 +154,12 @@ def _id(ref: RungRef) -> RungId:
 
 def _runnables(request: Calibrate) -> list[Runnable]:
     cache = None if request.graphs is None else GraphCache(Path(request.graphs))
+    versions = None if request.versions is None else Path(request.versions)
     loaded: dict[str, tuple[Base, Engine]] = {}
     runnables = []
     for ref in request.rungs:
         if ref.base not in loaded:
-            base = load_base(ref.base)
+            base = load_base(ref.base, versions)
             loaded[ref.base] = base, _engine(base, request, cache)
         base, engine = loaded[ref.base]
         patch = None if ref.patch_file is None else load_patch(Path(ref.patch_file), base)

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     request = Export.model_validate_json(sys.stdin.readline())
     said: Exported | WorkerError
     try:
-        base = load_base(request.base)
+        base = load_base(request.base, None if request.versions is None else Path(request.versions))
         report = export(base, load_patch(Path(request.patch_file), base), request.format, Path(request.output))
         said = Exported(report=report)
     except PatchdError as error:

@@ -76,10 +76,14 @@ class InferenceWorker:
         name: str,
         remarks: Sequence[str] = (),
         readers: int = 1,
+        versions: Path | None = None,
     ) -> None:
-        """`make_engine` makes the engine called `name` for a base; `remarks` are told once, about the choice."""
+        """`make_engine` makes the engine called `name` for a base; `remarks` are told once, about the choice.
+
+        `versions` is the folder of base versions.
+        """
         self._channel, self._engine_name, self._remarks = channel, name, remarks
-        self._library = Library(make_engine)
+        self._library = Library(make_engine, versions)
         self._intake: Intake[Ready | ProfileRequest | _GoneOn] = Intake(channel, self._handle, readers)
         self._further = ThreadPoolExecutor(readers, "stages")  # prepares what goes on to a cascade's next stage
         self._going_on = 0
@@ -299,6 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help="what runs networks")
     parser.add_argument("--precision", choices=("f32", "bf16"), default="f32", help="numbers that openvino computes in")
     parser.add_argument("--graphs", type=Path, help="folder that keeps compiled graphs")
+    parser.add_argument("--versions", type=Path, help="folder of base versions")
     parser.add_argument("--threads", type=int, default=1, help="threads of an engine that keeps its own")
     options = parser.parse_args(argv)
     tie_to_parent(options.parent)
@@ -312,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         channel = Channel.from_fd(options.fd)
-        InferenceWorker(channel, make, name, remarks, min(MOST_READERS, most)).serve()
+        InferenceWorker(channel, make, name, remarks, min(MOST_READERS, most), options.versions).serve()
     except (BrokenPipeError, ConnectionResetError):
         return 0  # the control plane is gone, and with it the reason to run
     return 0

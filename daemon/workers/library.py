@@ -10,6 +10,7 @@ from threading import Lock
 from ...models.bases import Base, load_base
 from ...models.engine import Engine
 from ...models.patches.patch import Patch, load_patch
+from ...policies.base_name import packaged
 from ...policies.errors import PatchMismatchError
 from .protocol import RungRef
 
@@ -21,19 +22,29 @@ _Key = tuple[str, str | None, str]
 class Library:
     """Bases, engines and patches. Safe for use from several threads; the engines themselves are not."""
 
-    def __init__(self, make_engine: Callable[[Base], Engine], patch_bytes: int = PATCH_BYTES) -> None:
-        self._make_engine, self._limit = make_engine, patch_bytes
+    def __init__(
+        self, make_engine: Callable[[Base], Engine], versions: Path | None = None, patch_bytes: int = PATCH_BYTES
+    ) -> None:
+        """`versions` is the folder of base versions; each shares what it can with its packaged base."""
+        self._make_engine, self._versions, self._limit = make_engine, versions, patch_bytes
+        self._loaded: dict[str, Base] = {}  # packaged bases under versions are here without an engine
         self._bases: dict[str, tuple[Base, Engine]] = {}
         self._patches: OrderedDict[_Key, Patch] = OrderedDict()
         self._bases_lock, self._patches_lock = Lock(), Lock()
 
     def base(self, name: str) -> tuple[Base, Engine]:
-        """A base and its engine. Raises NotFoundError or UnavailableError."""
+        """A base and its engine. Raises BadInputError, NotFoundError or UnavailableError."""
         with self._bases_lock:
             if name not in self._bases:
-                base = load_base(name)
+                base = self._load(name)
                 self._bases[name] = base, self._make_engine(base)
             return self._bases[name]
+
+    def _load(self, name: str) -> Base:
+        if name not in self._loaded:
+            below = None if packaged(name) == name else self._load(packaged(name))
+            self._loaded[name] = load_base(name, self._versions, below)
+        return self._loaded[name]
 
     def engines(self) -> tuple[Engine, ...]:
         """The engines of all bases loaded."""

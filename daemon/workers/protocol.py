@@ -199,6 +199,7 @@ class Export(Frozen):
     patch_file: str
     format: ExportFormat
     output: str
+    versions: str | None = Field(None, description="folder of base versions")
 
 
 class Exported(Frozen):
@@ -230,6 +231,7 @@ class Calibrate(Frozen):
     precision: Literal["f32", "bf16"] = "f32"
     threads: int = Field(1, ge=1)
     graphs: str | None = None
+    versions: str | None = Field(None, description="folder of base versions")
 
 
 class Calibrating(Frozen):
@@ -273,6 +275,7 @@ class StartJob(Frozen):
     spec: TrainSpec
     checkpoint_dir: str
     patches_dir: str
+    versions: str | None = Field(None, description="folder of base versions")
 
 
 class RunSlice(Frozen):

@@ -56,8 +56,9 @@ class TrainingWorker:
                 self._channel.send(JobFailed(code="training_failed", message=f"Training stopped: {error}"))
 
     def _start(self, message: StartJob) -> None:
+        versions = None if message.versions is None else Path(message.versions)
         self._trainer = Trainer(
-            load_base(message.spec.base or message.task.base),
+            load_base(message.spec.base or message.task.base, versions),
             message.task,
             message.spec,
             message.job_id,
