@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -36,9 +38,13 @@ def network_inputs(images: Tensor, preprocessing: Preprocessing, memory_format: 
 
 def permutation(count: int, *key: int) -> Tensor:
     """A permutation of [0, count) that depends on `key` alone."""
+    return torch.randperm(count, generator=generator_of(*key))
+
+
+def generator_of(*key: int) -> torch.Generator:
+    """Random numbers that depend on `key` alone, never on what ran before: so a resumed run draws the same ones."""
     digest = hashlib.sha256(",".join(map(str, key)).encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
-    return torch.randperm(count, generator=generator)
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
 
 
 def subset(samples: tuple[Sample, ...], spec: TrainSpec) -> tuple[Sample, ...]:
@@ -47,3 +53,74 @@ def subset(samples: tuple[Sample, ...], spec: TrainSpec) -> tuple[Sample, ...]:
         return samples
     order = permutation(len(samples), spec.seed, SUBSET_SALT)
     return tuple(samples[i] for i in order[: spec.max_samples].tolist())
+
+
+class Augmentation(Protocol):
+    """Changes training images. What it draws follows from (seed, resolution, epoch, index of the image) alone."""
+
+    def apply(self, images: Tensor, *, seed: int, resolution: int, epoch: int, chosen: Tensor) -> Tensor:
+        """Other images of the same shape: uint8 [n, R, R, 3], which are `chosen` (int64 [n]) of the training part."""
+        ...
+
+
+class StepOrder:
+    """Which images each step of a rung takes: every epoch is a permutation of its own."""
+
+    def __init__(self, count: int, spec: TrainSpec, resolution: int) -> None:
+        self._count, self._spec, self._resolution = count, spec, resolution
+        self.per_epoch = max(1, math.ceil(count / spec.batch_size))
+        self.total = spec.epochs * self.per_epoch
+
+    def size(self, number: int) -> int:
+        """How many images step `number` takes: the last of an epoch may take fewer."""
+        return min(self._spec.batch_size, self._count - number % self.per_epoch * self._spec.batch_size)
+
+    def batch(self, number: int) -> tuple[int, Tensor]:
+        """The epoch of step `number`, and the images that it takes, int64 [n]."""
+        epoch, index = divmod(number, self.per_epoch)
+        order = permutation(self._count, self._spec.seed, self._resolution, epoch)
+        return epoch, order[index * self._spec.batch_size : (index + 1) * self._spec.batch_size]
+
+
+class PartInputs:
+    """A part as the network takes it: normalised, in its memory format, and augmented where that is asked for."""
+
+    def __init__(
+        self,
+        part: Part,
+        preprocessing: Preprocessing,
+        memory_format: torch.memory_format,
+        augmentation: Augmentation | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.part, self.augmentation, self._seed = part, augmentation, seed
+        self._preprocessing, self._memory_format = preprocessing, memory_format
+
+    @property
+    def classes(self) -> Tensor:
+        """int64 [N]."""
+        return self.part.classes
+
+    @property
+    def resolution(self) -> int:
+        """The side of the images, pixels."""
+        return self.part.images.shape[1]
+
+    def inputs(self, start: int, end: int) -> Tensor:
+        """Images `start` to `end` as they are, float32 [end - start, 3, R, R]."""
+        return network_inputs(self.part.images[start:end], self._preprocessing, self._memory_format)
+
+    def of_step(self, epoch: int, chosen: Tensor) -> Tensor:
+        """Images `chosen` (int64 [n]) as epoch `epoch` sees them, float32 [n, 3, R, R]."""
+        images = self.part.images[chosen]
+        if self.augmentation is not None:
+            images = self.augmentation.apply(
+                images, seed=self._seed, resolution=self.resolution, epoch=epoch, chosen=chosen
+            )
+        return network_inputs(images, self._preprocessing, self._memory_format)
+
+
+def micro_batches(chosen: Tensor, size: int | None) -> Iterator[Tensor]:
+    """`chosen` in pieces of at most `size`; in one piece where that is absent."""
+    yield from torch.split(chosen, size or max(1, len(chosen)))

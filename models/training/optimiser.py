@@ -75,10 +75,14 @@ class NamedAdam:
         for parameter in self._parameters.values():
             parameter.grad = None
 
-    def step(self, number: int, total: int) -> None:
-        """One step; its rates follow a cosine (Loshchilov and Hutter 2017) from step `number` of `total` alone."""
+    def step(self, number: int, total: int) -> float:
+        """One step; its rates follow a cosine (Loshchilov and Hutter 2017) from step `number` of `total` alone.
+
+        The share of the first rate that it took comes back.
+        """
         assert self._adam is not None
         share = 0.5 * (1.0 + math.cos(math.pi * number / total))
         for group in self._adam.param_groups:
             group["lr"] = group["base_lr"] * share
         self._adam.step()
+        return share

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,41 +18,65 @@ from ...policies.decision import TrainingPlan
 from ...policies.errors import TrainingError
 from ...policies.task import Evaluation, PatchKind, TaskSpec, TrainSpec
 from ..bases import Base
-from ..evaluation import wilson
 from ..networks import features_of, unit_of, units_of
 from ..patched import PatchedNetwork
 from ..patches import make_kinds, owners, trainable
 from ..patches.base_fraction import BaseFraction
 from ..patches.shapes import copy_of
-from .inputs import Part, network_inputs, permutation
+from .inputs import PartInputs, StepOrder, micro_batches
+from .objective import Labels, MicroBatch, Objective
 from .optimiser import LEARNING_RATES, NamedAdam
+from .scoring import Scoring, Stop
 
 EVALUATION_BATCH = 64
 
-Stop = Callable[[], bool]
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one optimiser step gave."""
+
+    loss: float  # mean over the batch
+    samples: int
+    seconds: float  # wall time
+    rate_share: float  # of the learning rates that parameters begin with
 
 
 class RungTraining:
-    """The network, parameters and optimiser of the rung in hand."""
+    """The network, parameters and optimiser of the rung in hand.
+
+    A step asks `inputs` for its images, the network for logits (`logits_of`) and the objective for losses; what changes
+    one of the three leaves the others alone.
+    """
 
     def __init__(
-        self, base: Base, task: TaskSpec, spec: TrainSpec, resolution: int, train: Part, restored: dict[str, Tensor]
+        self,
+        base: Base,
+        task: TaskSpec,
+        spec: TrainSpec,
+        inputs: PartInputs,
+        restored: Mapping[str, Tensor],
+        objective: Objective | None = None,
     ) -> None:
-        self.resolution, self.fraction = resolution, 0.0
+        """Begin the rung of `inputs`' resolution, or go on with it where `restored` holds what `state` gave."""
+        self.resolution, self.fraction = inputs.resolution, 0.0
         self.samples_per_s: float | None = None
-        self._base, self._task, self._spec, self._train = base, task, spec, train
+        self.order = StepOrder(len(inputs.classes), spec, self.resolution)
+        self._base, self._spec, self._inputs = base, spec, inputs
+        self._objective = objective or Labels()
         self._network = base.network
         self._kinds = make_kinds(spec.kinds, spec.options)
         self._patched = PatchedNetwork(base)
         self._parameters: dict[str, nn.Parameter] = {}
         self._units: dict[str, int] = {}
-        classes = len(task.labels)
         self._optimiser = NamedAdam()
+        self._scoring = Scoring()
+        self._plan = TrainingPlan(paused=False)
         self._features: Tensor | None = None
         self._head_only = False
-        self._evaluated: dict[str, tuple[int, int]] = {}  # part: right answers, images seen
         start = {
-            name: tensor for kind in reversed(self._kinds) for name, tensor in kind.start(base.network, classes).items()
+            name: tensor
+            for kind in reversed(self._kinds)
+            for name, tensor in kind.start(base.network, len(task.labels)).items()
         }
         for name, kind in trainable(self._kinds, base.network).items():
             self._add(name, kind.kind, start.pop(name))
@@ -74,19 +99,23 @@ class RungTraining:
         """What a checkpoint must hold."""
         return self._optimiser.state()
 
+    # what a plan lets train
+
     def follow(self, plan: TrainingPlan) -> None:
-        """Let `plan` decide what trains: patch parameters from its reach on, its share of the base, always the head."""
+        """Let `plan` decide what trains: patch parameters from its reach on, its share of the base, always the head.
+
+        What stops training keeps its value and its optimiser state. Raises TrainingError when nothing would train.
+        """
         self._patched.remove()  # names are those of the network without layers joined to it
-        chosen = BaseFraction(fraction=plan.fraction).trainable(self._network) if plan.fraction > 0 else ()
-        unfrozen = set(chosen)
+        unfrozen = self._unfrozen(plan)
         for name in sorted(unfrozen - self._parameters.keys()):
             self._add(name, PatchKind.BASE_FRACTION, copy_of(self._network, name))
         self.fraction = max(self.fraction, plan.fraction)
-        own = self._own
         units = len(units_of(self._network))
         first = units - round(plan.reach * units)
         for name, parameter in self._parameters.items():
-            parameter.requires_grad_(name in unfrozen or (name in own and self._units[name] >= first))
+            own = name in self._own and self._units[name] >= first
+            parameter.requires_grad_(own or name in unfrozen)
             parameter.grad = None
         deepest = min((self._units[name] for name, p in self._parameters.items() if p.requires_grad), default=None)
         if deepest is None:
@@ -97,11 +126,22 @@ class RungTraining:
         head_only = deepest >= units
         if not head_only or not self._head_only:
             self._features = None
-        self._head_only = head_only
-        self._bind()
+        self._head_only, self._plan = head_only, plan
+        self.bind()
 
-    def _bind(self) -> None:
+    def _unfrozen(self, plan: TrainingPlan) -> set[str]:
+        """Names of the base's own tensors that `plan` lets train."""
+        if plan.fraction <= 0:
+            return set()
+        return set(BaseFraction(fraction=plan.fraction).trainable(self._network))
+
+    def bind(self) -> None:
+        """Put the parameters in the base's place. `close` gives it back."""
         self._patched.bind({**self._constant, **self._parameters}, self._kinds)
+
+    def close(self) -> None:
+        """Give the base back as it was."""
+        self._patched.remove()
 
     @property
     def needs_features(self) -> bool:
@@ -110,63 +150,65 @@ class RungTraining:
 
     def compute_features(self) -> None:
         """Run the frozen part once over the training images: each later epoch costs milliseconds."""
+        count = len(self._inputs.classes)
         with torch.no_grad():
             self._features = torch.cat(
                 [
-                    features_of(self._network, self._inputs(batch))
-                    for batch in torch.split(self._train.images, EVALUATION_BATCH)
+                    features_of(self._network, self._inputs.inputs(start, min(count, start + EVALUATION_BATCH)))
+                    for start in range(0, count, EVALUATION_BATCH)
                 ]
             )
 
-    def _inputs(self, images: Tensor) -> Tensor:
-        return network_inputs(images, self._task.preprocessing, self._base.memory_format)
+    # steps
 
-    def step(self, number: int) -> float:
-        """One optimiser step; the loss. Raises TrainingError when it is not a number."""
+    def step(self, number: int) -> StepReport:
+        """Optimiser step `number` of the rung. Raises TrainingError when the loss is no longer a number."""
         began = time.perf_counter()
-        chosen = self._batch(number)
-        if self._features is not None:
-            logits = self._network.get_submodule(self._base.head)(self._features[chosen])
-        else:
-            logits = self._network(self._inputs(self._train.images[chosen]))
-        loss = nn.functional.cross_entropy(logits, self._train.classes[chosen])
-        value = float(loss.detach())
-        if not math.isfinite(value):
+        epoch, chosen = self.order.batch(number)
+        loss = self.accumulate(epoch, chosen)
+        if not math.isfinite(loss):
             raise TrainingError(
-                f"The loss became {value} at step {number + 1} of the {self.resolution} px rung.",
+                f"The loss became {loss} at step {number + 1} of the {self.resolution} px rung.",
                 hint="Submit again with a lower learning rate.",
             )
-        self._optimiser.clear_gradients()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimiser.step(number, self._total())
-        rate = len(chosen) / max(1e-9, time.perf_counter() - began)
+        share = self._optimiser.step(number, self.order.total)
+        seconds = time.perf_counter() - began
+        rate = len(chosen) / max(1e-9, seconds)
         self.samples_per_s = rate if self.samples_per_s is None else 0.9 * self.samples_per_s + 0.1 * rate
-        return value
+        self._scoring.forget()
+        return StepReport(loss, len(chosen), seconds, share)
 
-    def _total(self) -> int:
-        return self._spec.epochs * self._per_epoch()
+    def accumulate(self, epoch: int, chosen: Tensor) -> float:
+        """Gradients of the mean loss over the images `chosen`, in the plan's micro-batches; that loss comes back.
 
-    def _per_epoch(self) -> int:
-        return max(1, math.ceil(len(self._train.classes) / self._spec.batch_size))
+        The gradients before are cleared. Cut into micro-batches or not, the result is the same to rounding: each
+        image's loss weighs one over the whole batch.
+        """
+        self._optimiser.clear_gradients()
+        total = 0.0
+        for part in micro_batches(chosen, self._plan.micro_batch):
+            batch = MicroBatch(epoch, part, self._inputs.classes[part])
+            losses = self._objective.losses(self.logits_of(epoch, part), batch)
+            loss = losses.sum() / len(chosen)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total
 
-    def _batch(self, number: int) -> Tensor:
-        epoch, index = divmod(number, self._per_epoch())
-        order = permutation(len(self._train.classes), self._spec.seed, self.resolution, epoch)
-        return order[index * self._spec.batch_size : (index + 1) * self._spec.batch_size]
+    def logits_of(self, epoch: int, chosen: Tensor) -> Tensor:
+        """The network's answers [n, C] on training images `chosen`, with what the plan lets train in the graph."""
+        if self._features is not None:
+            head: nn.Module = self._network.get_submodule(self._base.head)
+            return head(self._features[chosen])  # type: ignore[no-any-return]
+        return self._network(self._inputs.of_step(epoch, chosen))  # type: ignore[no-any-return]
 
-    def evaluate(self, name: str, part: Part, should_yield: Stop) -> Evaluation | None:
+    # scores and results
+
+    def evaluate(self, name: str, part: PartInputs, should_yield: Stop) -> Evaluation | None:
         """Top-1 on the part called `name`; None when asked to yield before the end, then the next call goes on."""
-        correct, start = self._evaluated.get(name, (0, 0))
-        self._bind()
-        with torch.inference_mode():
-            while start < len(part.classes):
-                images, classes = part.images[start:][:EVALUATION_BATCH], part.classes[start:][:EVALUATION_BATCH]
-                answers = self._network(self._inputs(images)).argmax(1)
-                correct, start = correct + int((answers == classes).sum()), start + len(classes)
-                self._evaluated[name] = correct, start
-                if start < len(part.classes) and should_yield():
-                    return None
-        return wilson(correct, len(part.classes))
+        self.bind()
+        micro = self._plan.micro_batch
+        batch = EVALUATION_BATCH if micro is None else min(EVALUATION_BATCH, 2 * micro)
+        return self._scoring.score(name, part, self._network, batch, should_yield)
 
     def check_finite(self) -> None:
         """Raises TrainingError naming the first trained tensor that holds a value that is not a number."""
@@ -190,7 +232,3 @@ class RungTraining:
             kind = owned[name].kind if name in self._own else PatchKind.BASE_FRACTION
             counts[kind] = counts.get(kind, 0) + parameter.numel()
         return counts
-
-    def close(self) -> None:
-        """Give the base back as it was."""
-        self._patched.remove()

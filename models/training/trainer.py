@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ...policies.decision import TrainingPlan
-from ...policies.errors import DataSetError, TrainingError
 from ...policies.task import (
     Evaluation,
     JobProgress,
@@ -26,16 +24,17 @@ from ...policies.task import (
 )
 from ...policies.training_corrections import PlanUse
 from ..bases import Base
-from ..datasets import DataSet, Sample, defect, open_data
+from ..datasets import Sample
 from ..patches import Patch, check_useful, make_kinds, save_patch
 from .checkpoint import Checkpoint, Finished, Position, load_checkpoint, save_checkpoint
-from .inputs import load_part, subset
+from .data import ImageCheck, open_training_data
+from .inputs import PartInputs, load_part
 from .metering import UseMeter
 from .optimiser import LEARNING_RATES
-from .rung import RungTraining, Stop
+from .rung import RungTraining
+from .scoring import Stop
 
 PROGRESS_EVERY_S = 0.25
-BROKEN_NAMED = 5
 
 Report = Callable[[JobProgress], None]
 
@@ -47,26 +46,19 @@ class Trainer:
         self, base: Base, task: TaskSpec, spec: TrainSpec, job_id: str, checkpoint_dir: Path, patches_dir: Path
     ) -> None:
         """List the data and find the last checkpoint. Raises DataSetError, or BadInputError for kinds of no use."""
-        if task.data is None:
-            raise TrainingError(f"Task '{task.name}' has no data set.")
         check_useful(make_kinds(spec.kinds, spec.options), base.network)
         self._base, self._task, self._spec, self._job_id = base, task, spec, job_id
         self._checkpoint_dir, self._patches_dir = checkpoint_dir, patches_dir
-        self._data: DataSet = open_data(task.data)
-        if self._data.labels != task.labels:
-            raise TrainingError(f"The classes of {task.data} are no longer those of task '{task.name}'.")
-        self._samples = subset(self._data.train, spec)
+        self._data = open_training_data(task, spec)
         self._resolutions = spec.resolutions or task.bases[spec.base or task.base]
-        self._steps = spec.epochs * max(1, math.ceil(len(self._samples) / spec.batch_size))
+        self._steps = spec.epochs * max(1, math.ceil(len(self._data.train) / spec.batch_size))
         found, self.notes = load_checkpoint(checkpoint_dir)
         self._position = found.position if found is not None else Position()
         self._restored = dict(found.tensors) if found is not None else {}
         self._rung: RungTraining | None = None
         self._meter: UseMeter | None = None
         self._uses: list[PlanUse] = []
-        every = (self._samples, self._data.validation, self._data.test)
-        self._unchecked = list(chain.from_iterable(every)) if found is None else []
-        self._broken: list[str] = []
+        self._check = ImageCheck(self._data) if found is None else None
 
     @property
     def finished(self) -> tuple[Finished, ...]:
@@ -121,18 +113,21 @@ class Trainer:
 
     def _advance(self, plan: TrainingPlan, deadline: float, should_yield: Stop, report: Report) -> Finished | None:
         """Steps of the rung in hand until it is done, the time is up or a yield is asked for; the rung if done."""
-        if self._unchecked and not self._check_images(deadline, should_yield, report):
-            return None
+        if self._check is not None:
+            report(self.progress("checking images"))
+            if not self._check.run(lambda: should_yield() or time.monotonic() >= deadline):
+                return None
+            self._check = None
         began = time.monotonic()
         rung, meter = self._open_rung(plan, report)
         before, last_report = self._position.seconds, 0.0
         while self._position.step < self._steps:
-            with meter.step(self._images_of(self._position.step)):
-                loss = rung.step(self._position.step)
+            with meter.step(rung.order.size(self._position.step)):
+                step = rung.step(self._position.step)
             self._position = self._position.model_copy(
                 update={
                     "step": self._position.step + 1,
-                    "loss": loss,
+                    "loss": step.loss,
                     "seconds": before + time.monotonic() - began,
                     "reach": min(self._position.reach, plan.reach),
                     "fraction": max(self._position.fraction, plan.fraction),
@@ -149,40 +144,13 @@ class Trainer:
         report(self.progress("evaluating", plan))
         return self._finish(rung, should_yield)
 
-    def _images_of(self, step: int) -> int:
-        """How many images a step sees: the last of an epoch may see fewer."""
-        batch = self._spec.batch_size
-        return min(batch, len(self._samples) - step % (self._steps // self._spec.epochs) * batch)
-
-    def _check_images(self, deadline: float, should_yield: Stop, report: Report) -> bool:
-        """Decode every image of the three parts once before the first step; False when the time is up before the end.
-
-        Raises DataSetError that counts the broken images and names the first ones.
-        """
-        report(self.progress("checking images"))
-        while self._unchecked:
-            if should_yield() or time.monotonic() >= deadline:
-                return False
-            sample = self._unchecked.pop()
-            if (wrong := defect(sample)) is not None:
-                self._broken.append(wrong)
-        if self._broken:
-            named = sorted(self._broken)[:BROKEN_NAMED]
-            more = len(self._broken) - len(named)
-            raise DataSetError(
-                f"{len(self._broken)} of the data set's images cannot be used: {'; '.join(named)}"
-                + (f"; and {more} more." if more else "."),
-                hint="Remove or replace them, then submit again.",
-            )
-        return True
-
     def _open_rung(self, plan: TrainingPlan, report: Report) -> tuple[RungTraining, UseMeter]:
         if self._rung is None or self._meter is None:
             report(self.progress("loading", plan))
             resolution = self._resolutions[self._position.rung]
-            train = load_part(self._samples, resolution, self._task.preprocessing)
+            train = self._inputs(self._data.train, resolution)
             self._meter = UseMeter(resolution, self._spec.batch_size)
-            self._rung = RungTraining(self._base, self._task, self._spec, resolution, train, self._restored)
+            self._rung = RungTraining(self._base, self._task, self._spec, train, self._restored)
             self._restored = {}
         self._rung.follow(plan)
         if self._rung.needs_features:
@@ -191,6 +159,10 @@ class Trainer:
         self._meter.begin(plan)
         return self._rung, self._meter
 
+    def _inputs(self, samples: Sequence[Sample], resolution: int) -> PartInputs:
+        part = load_part(samples, resolution, self._task.preprocessing)
+        return PartInputs(part, self._task.preprocessing, self._base.memory_format, seed=self._spec.seed)
+
     def _finish(self, rung: RungTraining, should_yield: Stop) -> Finished | None:
         """Evaluate, save the patch and the checkpoint that knows of it; None when asked to yield before that."""
         rung.check_finite()
@@ -198,7 +170,7 @@ class Trainer:
         for name in ("validation", "test"):
             samples: tuple[Sample, ...] = getattr(self._data, name)
             if samples:
-                score = rung.evaluate(name, load_part(samples, rung.resolution, self._task.preprocessing), should_yield)
+                score = rung.evaluate(name, self._inputs(samples, rung.resolution), should_yield)
                 if score is None:
                     return None
                 scores[name] = score
@@ -224,7 +196,7 @@ class Trainer:
                 kinds=kinds,
                 epochs=self._spec.epochs,
                 steps=self._position.step,
-                train_samples=len(self._samples),
+                train_samples=len(self._data.train),
                 seed=self._spec.seed,
                 learning_rate=self._spec.learning_rate or max(LEARNING_RATES[kind] for kind in self._spec.kinds),
                 batch_size=self._spec.batch_size,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import SIDE, make
 from patchd.daemon.workers.channel import Channel
 from patchd.daemon.workers.protocol import (
     JobDone,
@@ -44,7 +45,7 @@ from patchd.models.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from patchd.models.training.rung import RungTraining
+from patchd.models.training.rung import RungTraining, StepReport
 from patchd.policies.decision import TrainingPlan
 from patchd.policies.errors import BadInputError, DataSetError, TrainingError
 from patchd.policies.task import KindOptions, PatchKind, Preprocessing, TaskSpec, TrainSpec
@@ -64,12 +65,23 @@ SMALL = TrainSpec(task="digits", kinds=BOTH, resolutions=(32,), epochs=2, batch_
 PLAN = TrainingPlan(paused=False, reach=1.0, fraction=0.0, cost=0.49)
 
 
-@pytest.fixture(scope="module")
-def base() -> Iterator[Base]:
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield load_base("lite0")
+    torch.set_num_threads(1)
+    yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    """A network of the bases' family that trains in milliseconds."""
+    return Base("small", make("efficientnet_lite"), SIDE)
+
+
+@pytest.fixture(scope="module")
+def lite0() -> Base:
+    return load_base("lite0")
 
 
 class Bench:
@@ -113,6 +125,11 @@ def bench(base: Base, tmp_path: Path) -> Bench:
     return Bench(base, tmp_path / "job")
 
 
+@pytest.fixture
+def real_bench(lite0: Base, tmp_path: Path) -> Bench:
+    return Bench(lite0, tmp_path / "job")
+
+
 @pytest.mark.parametrize(
     ("kinds", "plan"),
     [
@@ -137,7 +154,8 @@ def test_an_interrupted_run_gives_the_very_bits_of_an_uninterrupted_one(
     assert fingerprint(base.network) == base.hash
 
 
-def test_a_patch_holds_what_its_plan_let_train_and_stays_under_two_percent(bench: Bench) -> None:
+def test_a_patch_holds_what_its_plan_let_train_and_stays_under_two_percent(real_bench: Bench) -> None:
+    bench = real_bench
     finished = bench.train(SMALL, PLAN.model_copy(update={"reach": 0.39}))[0]
     tensors, network = bench.tensors(finished), bench.base.network
     own = dict(network.state_dict())
@@ -172,11 +190,11 @@ def test_the_accuracy_in_a_patch_is_that_of_the_engine_running_it(bench: Bench) 
     assert measured == finished.result.test
 
 
-def test_scale_and_bias_with_the_head_beat_the_head_alone(base: Base, tmp_path: Path) -> None:
+def test_scale_and_bias_with_the_head_beat_the_head_alone(lite0: Base, tmp_path: Path) -> None:
     scores = {}
     for kinds in ((PatchKind.HEAD,), BOTH):
         spec = TrainSpec(task="digits", kinds=kinds, resolutions=(64,), epochs=2, max_samples=600)
-        made = Bench(base, tmp_path / str(len(kinds)))
+        made = Bench(lite0, tmp_path / str(len(kinds)))
         scores[kinds] = made.train(spec)[0].result.validation.accuracy
     assert scores[BOTH] > scores[PatchKind.HEAD,] + 0.02
 
@@ -202,10 +220,10 @@ def test_a_parameter_that_the_last_step_made_infinite_is_never_published(
 ) -> None:
     step = RungTraining.step
 
-    def last_step_diverges(rung: RungTraining, number: int) -> float:
-        loss = step(rung, number)
+    def last_step_diverges(rung: RungTraining, number: int) -> StepReport:
+        report = step(rung, number)
         rung._parameters["classifier.bias"].data[0] = math.inf
-        return loss
+        return report
 
     trainer = bench.trainer(SMALL)
     monkeypatch.setattr(RungTraining, "step", last_step_diverges)
@@ -253,15 +271,16 @@ def test_an_evaluation_cut_short_goes_on_where_it_stood(bench: Bench) -> None:
     assert (result.validation, result.test) == (expected.validation, expected.test)
 
 
-def test_a_slice_that_cannot_be_written_leaves_the_job_standing_and_the_next_one_ends_it(bench: Bench) -> None:
+def test_a_slice_that_cannot_be_written_leaves_the_job_standing_and_the_next_one_ends_it(real_bench: Bench) -> None:
+    bench = real_bench
     worker = Worker(bench, SMALL)
     hidden = bench.checkpoints.rename(bench.checkpoints.parent / "hidden")
-    worker.channel.send(RunSlice(seconds=0.2, plan=PLAN, threads=2))
+    worker.channel.send(RunSlice(seconds=0.2, plan=PLAN, threads=1))
     failed = worker.until(SliceFailed, SliceDone)
     assert isinstance(failed, SliceFailed)
     assert "cannot be written: No such file" in failed.message
     hidden.rename(bench.checkpoints)
-    worker.channel.send(RunSlice(seconds=600, plan=PLAN, threads=2))
+    worker.channel.send(RunSlice(seconds=600, plan=PLAN, threads=1))
     told = worker.until(RungDone)
     assert isinstance(told, RungDone)
     assert told.result.patch_id == bench.trainer(SMALL).finished[0].result.patch_id
@@ -293,7 +312,9 @@ class Worker:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "patchd.daemon.workers.training", "--fd", str(theirs.fileno())]
         command += ["--parent", str(os.getpid())]
-        self.process = subprocess.Popen(command, pass_fds=(theirs.fileno(),))
+        self.process = subprocess.Popen(
+            command, pass_fds=(theirs.fileno(),), env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
         theirs.close()
         self.channel = Channel(ours)
         assert isinstance(self.next(), Ready)
@@ -324,14 +345,14 @@ class Worker:
         self.process.wait()
 
 
-def test_a_worker_killed_at_any_moment_gives_the_same_patch_in_the_end(base: Base, tmp_path: Path) -> None:
+def test_a_worker_killed_at_any_moment_gives_the_same_patch_in_the_end(lite0: Base, tmp_path: Path) -> None:
     spec = SMALL.model_copy(update={"resolutions": (64, 32), "epochs": 2})
-    whole, killed = Bench(base, tmp_path / "whole"), Bench(base, tmp_path / "killed")
+    whole, killed = Bench(lite0, tmp_path / "whole"), Bench(lite0, tmp_path / "killed")
     expected = [whole.tensors(finished) for finished in whole.train(spec)]
     results: dict[int, str] = {}
     for messages_before_death in (0, 1, 3, None):
         worker = Worker(killed, spec)
-        worker.channel.send(RunSlice(seconds=0.5 if messages_before_death is not None else 600, plan=PLAN, threads=2))
+        worker.channel.send(RunSlice(seconds=0.5 if messages_before_death is not None else 600, plan=PLAN, threads=1))
         seen = 0
         while messages_before_death is None or seen < messages_before_death:
             message = worker.next()
@@ -340,16 +361,17 @@ def test_a_worker_killed_at_any_moment_gives_the_same_patch_in_the_end(base: Bas
             if isinstance(message, RungDone):
                 results[message.result.resolution] = message.result.patch_id
             if isinstance(message, SliceDone):
-                worker.channel.send(RunSlice(seconds=0.5, plan=PLAN, threads=2))
+                worker.channel.send(RunSlice(seconds=0.5, plan=PLAN, threads=1))
             if isinstance(message, JobDone):
                 break
         worker.kill()
     for wanted, resolution in zip(expected, (64, 32), strict=True):
-        made = dict(load_patch(killed.patches / f"{results[resolution]}.safetensors", base).tensors)
+        made = dict(load_patch(killed.patches / f"{results[resolution]}.safetensors", lite0).tensors)
         assert all(torch.equal(tensor, made[name]) for name, tensor in wanted.items())
 
 
-def test_finished_rungs_are_told_again_after_a_restart_and_a_yield_ends_the_slice(bench: Bench) -> None:
+def test_finished_rungs_are_told_again_after_a_restart_and_a_yield_ends_the_slice(real_bench: Bench) -> None:
+    bench = real_bench
     first = bench.train(SMALL)[0]
     spec = SMALL.model_copy(update={"resolutions": (32, 64), "epochs": 50})
     # The same directory now holds a checkpoint with the 32 px rung done.
@@ -357,7 +379,7 @@ def test_finished_rungs_are_told_again_after_a_restart_and_a_yield_ends_the_slic
     told = worker.until(RungDone)
     assert isinstance(told, RungDone)
     assert told.result.patch_id == first.result.patch_id
-    worker.channel.send(RunSlice(seconds=600, plan=PLAN, threads=2))
+    worker.channel.send(RunSlice(seconds=600, plan=PLAN, threads=1))
     worker.until(Progress)
     worker.channel.send(YieldSlice())
     ended = worker.until(SliceDone)

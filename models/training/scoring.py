@@ -1,0 +1,58 @@
+"""Top-1 on a part, in batches: it can be ended between two of them and goes on where it stood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ...policies.task import Evaluation
+from ..evaluation import wilson
+
+Stop = Callable[[], bool]
+
+
+class Scored(Protocol):
+    """What is scored: inputs of any form, and the class of each."""
+
+    @property
+    def classes(self) -> Tensor:
+        """int64 [N]."""
+        ...
+
+    def inputs(self, start: int, end: int) -> Tensor:
+        """What `forward` takes, of images `start` to `end`."""
+        ...
+
+
+class Scoring:
+    """Right answers so far on parts that have a name each. `forget` them when a weight has moved."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[int, int]] = {}  # part: right answers, images seen
+
+    def forget(self) -> None:
+        """Begin anew on every part."""
+        self._counts.clear()
+
+    def score(
+        self, name: str, part: Scored, forward: Callable[[Tensor], Tensor], batch_size: int, should_yield: Stop
+    ) -> Evaluation | None:
+        """Top-1 of `forward` (inputs to logits) on `part`; None when asked to yield before the end.
+
+        The next call with the same name goes on from there. Each call does one batch at least. `batch_size` changes
+        time and memory alone.
+        """
+        correct, start = self._counts.get(name, (0, 0))
+        count = len(part.classes)
+        with torch.inference_mode():
+            while start < count:
+                end = min(count, start + batch_size)
+                answers = forward(part.inputs(start, end)).argmax(1)
+                correct, start = correct + int((answers == part.classes[start:end]).sum()), end
+                self._counts[name] = correct, start
+                if start < count and should_yield():
+                    return None
+        return wilson(correct, count)
