@@ -39,12 +39,16 @@ from .example_store import ExampleStore
 from .export_service import ExportService
 from .inference_service import InferenceService
 from .loopback import bound_at
+from .monitor.energy import EnergyReader
 from .monitor.monitor import Monitor
 from .policy_service import PolicyService
 from .recent_images import RecentImages
 from .services import Services
 from .store import StateLock, Store
 from .task_service import TaskService
+from .training_account import TrainingAccount
+from .training_calendar import TrainingCalendar
+from .training_meter import TrainingMeter
 from .training_service import TrainingService
 
 DRAIN_S = 7.0  # SIGTERM must end in 10 s: this long for work in flight, the rest for closing
@@ -93,11 +97,23 @@ class Daemon:
         self.policies = PolicyService(self.store, self.events, config.policy)
         self.tasks = TaskService(self.store, self.events)
         self.monitor = Monitor(
-            proc_root=config.proc_root, sys_root=config.sys_root, state_dir=state_dir, worker_pids=self._worker_pids
+            proc_root=config.proc_root,
+            sys_root=config.sys_root,
+            dev_root=config.dev_root,
+            state_dir=state_dir,
+            worker_pids=self._worker_pids,
         )
+        self._scheduler = AsyncIOScheduler()
+        self.account = TrainingAccount(self.store, self._scheduler.timezone)
         threads = config.threads or usable_threads(self.monitor.usable_cores())
         self.deciding = DecisionService(
-            self.store, self.events, self.policies, self.tasks, self.monitor, config.sample_period_s
+            self.store,
+            self.events,
+            self.policies,
+            self.tasks,
+            self.monitor,
+            config.sample_period_s,
+            self.account.today,
         )
         self.cascades = CascadeService(self.store, self.events, self.tasks, self.policies)
         graphs_dir = state_dir / "graphs"
@@ -124,7 +140,16 @@ class Daemon:
             recent,
             lambda image: self.inference.worker.check_image(image, config.max_image_pixels),
         )
-        self.training = TrainingService(self.store, self.events, self.tasks, self.deciding, self.policies, threads)
+        self.training = TrainingService(
+            self.store,
+            self.events,
+            self.tasks,
+            self.deciding,
+            self.policies,
+            self.account,
+            TrainingMeter(EnergyReader(config.proc_root, config.sys_root)),
+            threads,
+        )
         self.bases = BaseService(self.store, self.events, self.tasks, self.training.jobs_on)
         self.exports = ExportService(self.tasks, self.store, self.events, state_dir / "exports")
         self.calibration = CalibrationService(
@@ -139,8 +164,11 @@ class Daemon:
             threads=threads,
             precision=config.precision,
         )
+        self.calendar = TrainingCalendar(
+            self._scheduler, self.events, self.policies, self.tasks, self.training, self._wake_training
+        )
+        self.policies.on_change(self.calendar.plan)
         self._stop = asyncio.Event()
-        self._scheduler = AsyncIOScheduler()
 
     def _worker_pids(self) -> dict[str, int]:
         pids = {
@@ -215,11 +243,16 @@ class Daemon:
         if watchdog_s is not None:
             add(self._feed_watchdog, "interval", seconds=watchdog_s, id="watchdog", **once)
         self._scheduler.add_listener(self._job_failed, EVENT_JOB_ERROR)
+        self.calendar.plan()
         self._scheduler.start()
 
     async def _turn(self) -> None:
         """Sample and decide. Whatever may take longer has a job of its own, so that decisions are never late."""
         self.deciding.tick()
+
+    async def _wake_training(self) -> None:
+        self.deciding.tick()
+        await self.training.tick()
 
     async def _train(self) -> None:
         self.examples.heed_consent()
@@ -239,6 +272,7 @@ class Daemon:
 
     async def _clean_up(self) -> None:
         self.store.trim(self.config.keep_decisions, self.config.keep_events)
+        self.account.trim()
         await asyncio.to_thread(self.exports.clean)
         await self.examples.clean()
         removed = await asyncio.to_thread(self.tasks.remove_strays, self.tasks.known_files())
@@ -267,6 +301,7 @@ class Daemon:
             inference=self.inference,
             training=self.training,
             bases=self.bases,
+            account=self.account,
             exports=self.exports,
             cascades=self.cascades,
             calibration=self.calibration,

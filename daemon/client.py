@@ -41,13 +41,14 @@ if TYPE_CHECKING:
     from ..policies import decision as decisions
     from ..policies import snapshot as snapshots
     from ..policies.task import ExportFormat, TrainSpec
-    from .api import schemas
+    from .api import schemas, training_schemas
 
     Model = TypeVar("Model", bound=BaseModel)
 else:
     decisions = _LazyModule("..policies.decision")
     snapshots = _LazyModule("..policies.snapshot")
     schemas = _LazyModule(".api.schemas")
+    training_schemas = _LazyModule(".api.training_schemas")
 
 JobAction = Literal["pause", "resume", "cancel"]
 
@@ -336,6 +337,12 @@ class PatchdClient:
         """End the calibration that runs; the cascade that was there stays."""
         body = self.request("DELETE", f"{self.cascade_path(task)}/calibration")
         return _parse(schemas.CascadeView, body)
+
+    # -- what training used ------------------------------------------------------------------------------------------
+
+    def training_usage(self, days: int | None = None) -> training_schemas.TrainingUsage:
+        """What training used on the last days, today included."""
+        return self._get(training_schemas.TrainingUsage, "/v1/training/usage", {"days": days})
 
     # -- measurements, events, traces --------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ class DaemonConfig(Frozen):
     admin_users: tuple[str, ...] = Field((), description="users beside root and the daemon's own who may change things")
     proc_root: Path = Field(Path("/proc"), description="where /proc is read")
     sys_root: Path = Field(Path("/sys"), description="where /sys is read")
+    dev_root: Path = Field(Path("/dev"), description="where terminals are looked for")
     sample_period_s: float = Field(1.0, ge=0.1, le=60, description="seconds between two samples of the device")
     threads: int | None = Field(None, ge=1, description="threads of a worker; default: usable cores, rounded down")
     engine: Literal["auto", "torch", "openvino"] = Field(

@@ -15,6 +15,7 @@ from ..policies.rules import initial_state
 from ..policies.snapshot import Snapshot
 from ..policies.trace import parse_trace
 from ..policies.training_plan import TrainingCosts
+from ..policies.training_times import TrainingDay
 from .api.schemas import Explain, TraceReplay, TraceState
 from .backlog import Backlog
 from .events import EventLog
@@ -38,9 +39,11 @@ class DecisionService:
         tasks: TaskService,
         monitor: Monitor,
         period_s: float,
+        today: Callable[[float], TrainingDay],
     ) -> None:
+        """`today` tells the local time of a Unix time, and what training has used of that day."""
         self._store, self._events, self._policies, self._tasks = store, events, policies, tasks
-        self._monitor, self._period_s = monitor, period_s
+        self._monitor, self._period_s, self._today = monitor, period_s, today
         self._player = TracePlayer()
         self._memory: RuleMemory = initial_state()
         self._policy_hash = policies.state.sha256
@@ -92,6 +95,7 @@ class DecisionService:
             self.current,
             f"{self._prefix}-{self._count}",
             self._choices,
+            self._today(self.snapshot.time_s),
         )
         before, self.current = self.current, decision
         if before is not None and not decision.changed:

@@ -157,3 +157,21 @@ def m007_base_versions(db: Database) -> None:
     db.table("jobs").add_column("version", str)
     db.table("job_results").add_column("task", str, not_null_default="")
     db.table("job_results").transform(pk=("job_id", "task", "resolution"))
+
+
+@MIGRATIONS()
+def m008_training_account(db: Database) -> None:
+    """What training used, by local day and job."""
+    db.table("training_use").create(
+        {
+            "day": str,
+            "job": str,
+            "cpu_seconds": float,
+            "seconds": float,
+            "slices": int,
+            "samples": int,
+            "rapl_joules": float,
+            "battery_joules": float,
+        },
+        pk=("day", "job"),
+    )

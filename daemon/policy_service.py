@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class PolicyService:
         self._store, self._events = store, events
         choice = store.setting(_CHOICE) or configured
         self._error: str | None = None
+        self._listeners: list[Callable[[], None]] = []
         self._seen: tuple[int, int, int] | None = None
         try:
             self._loaded = self._load(choice)
@@ -71,6 +73,14 @@ class PolicyService:
             self._loaded = _Loaded(parse_policy(last_good, choice), last_good, choice, Path(choice), time.time())
             events.emit("policy.refused", f"{error} The last good version stays in force.", level="error", file=choice)
         self._remember(choice, self._loaded)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever another policy is in force."""
+        self._listeners.append(listener)
+
+    def _changed(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     @property
     def policy(self) -> Policy:
@@ -93,6 +103,7 @@ class PolicyService:
             self._seen = seen
             raise
         self._loaded, self._error = loaded, None
+        self._changed()
         self._events.emit("policy.used", f"Policy {self.policy.policy.name} is in force.", source=self._loaded.source)
         return self.state
 
@@ -117,6 +128,7 @@ class PolicyService:
         if loaded.text == self._loaded.text and not recovered:
             return False
         self._loaded = loaded
+        self._changed()
         try:
             self._remember(str(path), loaded)
         except StateError as error:

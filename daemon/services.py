@@ -17,6 +17,7 @@ from .inference_service import InferenceService
 from .policy_service import PolicyService
 from .store import Store
 from .task_service import TaskService
+from .training_account import TrainingAccount
 from .training_service import TrainingService
 
 
@@ -32,6 +33,7 @@ class Services:
     inference: InferenceService
     training: TrainingService
     bases: BaseService
+    account: TrainingAccount
     exports: ExportService
     cascades: CascadeService
     calibration: CalibrationService

@@ -12,6 +12,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..policies.snapshot import Snapshot
 from ..policies.task import JobProgress, JobState, PatchMetadata, RungResult, TaskSpec, TrainSpec
 from ..policies.training_corrections import Observed
 from ..policies.training_costs import TrainingCosts
+from ..policies.training_use import TrainingUse, UseRow
 from .api.schemas import CascadePoints, CascadeState, CostView, Event, JobView, PolicyState
 from .migrations import MIGRATIONS
 from .sqlite import Database
@@ -285,6 +287,21 @@ class Store:
         """Store what one rung of a job gave."""
         row = {"job_id": job_id, "task": result.task, "resolution": result.resolution}
         self._put("job_results", {**row, "result": result.model_dump_json()})
+
+    # what training used
+
+    def training_use(self) -> list[UseRow]:
+        """What each job used on each day, oldest day first."""
+        rows = self._rows("select * from training_use order by day, job")
+        return [UseRow(day=row.pop("day"), job=row.pop("job"), use=TrainingUse.model_validate(row)) for row in rows]
+
+    def put_training_use(self, row: UseRow) -> None:
+        """Store what a job has used of a day in all."""
+        self._put("training_use", {"day": row.day.isoformat(), "job": row.job, **row.use.model_dump()})
+
+    def trim_training_use(self, first: date) -> None:
+        """Forget the days before `first`."""
+        self._execute("delete from training_use where day < ?", first.isoformat())
 
     # costs
 

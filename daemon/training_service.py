@@ -18,6 +18,7 @@ from ..policies.errors import ConflictError, NotFoundError, PatchdError, StateEr
 from ..policies.task import JobProgress, JobState, PatchKind, PatchMetadata, TrainSpec
 from ..policies.threads import free_threads
 from ..policies.training_plan import HEAD_ONLY
+from ..policies.training_use import TrainingUse
 from .api.schemas import JobView, WorkerStatus
 from .backlog import Backlog
 from .deciding import DecisionService
@@ -25,6 +26,8 @@ from .events import EventLog
 from .policy_service import PolicyService
 from .store import Store
 from .task_service import TaskService
+from .training_account import TrainingAccount
+from .training_meter import TrainingMeter
 from .training_requests import checked
 from .training_results import TrainingResults
 from .worker_process import WorkerProcess
@@ -60,12 +63,15 @@ class TrainingService:
         tasks: TaskService,
         deciding: DecisionService,
         policies: PolicyService,
+        account: TrainingAccount,
+        meter: TrainingMeter,
         threads: int,
     ) -> None:
         self._store, self._events, self._tasks = store, events, tasks
         self._deciding, self._policies, self._threads = deciding, policies, threads
+        self._account, self._meter = account, meter
         self._results = TrainingResults(store, events, tasks)
-        self._worker = WorkerProcess("training", self._on_message, self._on_exit)
+        self._worker = WorkerProcess("training", self._on_message, self._on_exit, on_closed=self._weigh)
         self._jobs = {job.id: job for job in store.jobs()}
         self._unsaved: Backlog[str] = Backlog(lambda job_id: store.put_job(self._jobs[job_id]))
         self._untold = False  # a finished rung could not be registered; the worker tells it again when it starts
@@ -109,7 +115,7 @@ class TrainingService:
         job = self._jobs.get(job_id)
         if job is None:
             raise NotFoundError(f"There is no job '{job_id}'.", hint="`patchctl train list` shows them.")
-        return job.model_copy(update={"waiting": self._waiting_for(job)})
+        return job.model_copy(update={"waiting": self._waiting_for(job), "use": self._account.of_job(job_id)})
 
     def jobs(self) -> tuple[JobView, ...]:
         """All jobs, oldest first."""
@@ -183,6 +189,7 @@ class TrainingService:
             await self._advance()
 
     async def _advance(self) -> None:
+        self._weigh()
         plan = self._plan()
         self._unsaved.flush()
         if self._slice_plan is not None:
@@ -244,6 +251,13 @@ class TrainingService:
             raise StateError(f"{directory} cannot be made: {error.strerror}.", retry_after_s=STORAGE_PAUSE_S) from error
         return directory
 
+    def _weigh(self, job_id: str | None = None, ended: TrainingUse | None = None) -> None:
+        """Account for what the worker has used since the last time, and for the slice that has `ended`."""
+        job_id = job_id or self._active
+        used = self._meter.look(self._worker.pid) + (ended or TrainingUse())
+        if job_id is not None and used != TrainingUse():
+            self._account.add(job_id, used, write=ended is not None)
+
     def _delay(self, job: JobView, why: str, seconds: float) -> None:
         self._not_before_s = time.monotonic() + seconds
         text = f"Job {job.id} tries again in {seconds:.0f} s: {why}"
@@ -259,7 +273,9 @@ class TrainingService:
 
     def _plan(self) -> TrainingPlan:
         decision = self._deciding.current
-        return TrainingPlan(paused=True) if decision is None else decision.plan.plan
+        if decision is None or decision.times.hindrances:
+            return TrainingPlan(paused=True)
+        return decision.plan.plan
 
     def _waiting_for(self, job: JobView) -> str | None:
         if job.state in FINAL:
@@ -269,7 +285,7 @@ class TrainingService:
         decision = self._deciding.current
         if decision is None:
             return "nothing has been decided yet"
-        if (why_not := self._why_not(job, decision.plan.plan)) is not None:
+        if (why_not := self._why_not(job, self._plan())) is not None:
             return why_not
         if self._active is not None and self._active != job.id:
             return f"job {self._active} trains first"
@@ -278,7 +294,8 @@ class TrainingService:
     def _why_not(self, job: JobView, plan: TrainingPlan) -> str | None:
         """Why a job cannot advance under the plan in force; None when it can."""
         if plan.paused:
-            return self._deciding.current.plan.text if self._deciding.current is not None else "paused"
+            decision = self._deciding.current
+            return "paused" if decision is None else decision.times.text or decision.plan.text
         if plan.reach == HEAD_ONLY and plan.fraction == 0 and PatchKind.HEAD not in job.spec.kinds:
             return "the allocation allows the head only, and this job does not train the head"
         return None
@@ -292,6 +309,7 @@ class TrainingService:
         """Yield the slice in hand and stop the worker; what it had not checkpointed is done again later."""
         self._stopping = self._expected_exit = True
         await self._worker.stop(timeout_s)
+        self._account.write()
 
     # what the worker says
 
@@ -345,6 +363,8 @@ class TrainingService:
 
     def _slice_ended(self, job: JobView, message: SliceDone | JobDone) -> None:
         self._slice_plan, self._crashes = None, 0
+        samples = sum(use.samples for use in message.uses)
+        self._weigh(job.id, TrainingUse(seconds=message.seconds, slices=1, samples=samples))
         self._jobs[job.id] = job.model_copy(
             update={
                 "seconds": job.seconds + message.seconds,

@@ -21,7 +21,11 @@ State = Literal["stopped", "starting", "ready", "busy"]
 
 
 class WorkerProcess:
-    """Supervises one child. `on_message` and `on_exit` are called in the event loop."""
+    """Supervises one child. The callbacks are called in the event loop.
+
+    `on_closed` comes before `on_exit`, when the child has closed its end: the kernel's count of what it used may still
+    be there to read.
+    """
 
     def __init__(
         self,
@@ -29,6 +33,7 @@ class WorkerProcess:
         on_message: Callable[[Message, bytes], None],
         on_exit: Callable[[int], None],
         arguments: Sequence[str] = (),
+        on_closed: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
         self.module = f"{__package__}.workers.{name}"
@@ -37,7 +42,7 @@ class WorkerProcess:
         self.restarts = -1
         self._arguments = tuple(arguments)
         self._on_message = on_message
-        self._on_exit = on_exit
+        self._on_exit, self._on_closed = on_exit, on_closed
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reader_task: asyncio.Task[None] | None = None
@@ -148,6 +153,8 @@ class WorkerProcess:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
+            if self._on_closed is not None:
+                self._on_closed()
             if self._writer is not None:
                 self._writer.close()
             if process.returncode is None:

@@ -10,6 +10,7 @@ from .policy import Policy
 from .rules import PolicyState, allocations
 from .snapshot import Snapshot
 from .training_plan import TrainingCosts, plan_training
+from .training_times import TrainingDay, training_times
 
 
 def decide(
@@ -21,10 +22,12 @@ def decide(
     previous: Decision | None,
     id: str,
     choices: Choices | None = None,
+    day: TrainingDay | None = None,
 ) -> tuple[Decision, PolicyState]:
     """The decision that follows, and what to remember for the next one. Deterministic; time is the snapshot's.
 
-    `choices`, kept from turn to turn, saves choosing anew where nothing has changed.
+    `choices`, kept from turn to turn, saves choosing anew where nothing has changed. Without a `day` the policy's
+    windows and its daily limit on training are left out.
     """
     inference, training, after = allocations(policy, snapshot, state)
     rungs = (choices or Choices()).of(
@@ -34,6 +37,7 @@ def decide(
         max_resolution=policy.inference.max_resolution,
     )
     plan = plan_training(training.value, costs, max_fraction=policy.training.max_fraction)
+    waited_for = () if previous is None else tuple(each.key for each in previous.times.hindrances)
     decision = Decision(
         id=id,
         time_s=snapshot.time_s,
@@ -43,6 +47,7 @@ def decide(
         training=training,
         rungs=rungs,
         plan=plan,
+        times=training_times(policy.training, snapshot, day, waited_for),
     )
     return decision.model_copy(update={"changed": _changes(previous, decision)}), after
 
@@ -70,4 +75,6 @@ def _changes(before: Decision | None, now: Decision) -> tuple[str, ...]:
             said.append(f"{rung.task}: {old_rung.resolution} px -> {rung.resolution} px{new_patch}.")
     if before.plan.plan != now.plan.plan:
         said.append(f"training plan: {now.plan.text}.")
+    if {each.key for each in before.times.hindrances} != {each.key for each in now.times.hindrances}:
+        said.append(f"{now.times.text or 'training waits for nothing any more'}.")
     return tuple(said)

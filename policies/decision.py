@@ -7,6 +7,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from .snapshot import Frozen
+from .training_times import TrainingTimes
 
 
 class ReasonKind(StrEnum):
@@ -143,4 +144,5 @@ class Decision(Frozen):
     training: AllocationDecision
     rungs: tuple[RungDecision, ...]
     plan: TrainingDecision
+    times: TrainingTimes = Field(TrainingTimes(), description="whether the policy lets training run at this moment")
     changed: tuple[str, ...] = Field((), description="what differs from the decision before it, in words")

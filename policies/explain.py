@@ -20,6 +20,10 @@ def sentences(decision: Decision, snapshot: Snapshot) -> tuple[str, ...]:
         said += [f"  {candidate.verdict}." for candidate in rung.candidates]
     said.append(f"Training plan: {decision.plan.text}.")
     said += [f"  {candidate.verdict}." for candidate in decision.plan.candidates]
+    if decision.times.hindrances:
+        said.append("Training waits, whatever the allocation:")
+        said += [f"  {hindrance.text}." for hindrance in decision.times.hindrances]
+    said += [f"  {text}." for text in decision.times.assumed]
     return tuple(said)
 
 

@@ -7,16 +7,26 @@ import re
 import tomllib
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from .errors import PolicyError
 from .snapshot import SIGNALS, Frozen
+from .task import Name, PatchKind, Side, check_kinds
 from .toml_source import line_of
+from .windows import WeeklyTime, Window, parse_weekly_time, parse_window, windows_of
 
 DEFAULT_BAND = 0.1  # a missing leave threshold lies this share of the enter threshold away
 
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]  # true and "0.5" are no numbers
+
+
+def _window(text: str) -> str:
+    parse_window(text)
+    return text
+
+
+WindowText = Annotated[str, AfterValidator(_window)]
 
 
 class Head(Frozen):
@@ -68,6 +78,24 @@ class Training(Frozen):
     features_bytes: Number = Field(
         1_000_000_000.0, ge=0, description="at most so much of the disk for features of the frozen part; 0: none"
     )
+    windows: tuple[WindowText, ...] = Field(
+        (), description="local times at which training may run, such as '01:00-05:00' or 'mon-fri 22:00-06:00'"
+    )
+    only_on_mains: bool = Field(False, strict=True, description="training waits while the device is on battery")
+    idle_for_s: Number = Field(
+        0.0, ge=0, le=604_800, description="seconds since the device was last used, before training runs; 0 is any"
+    )
+    max_minutes_per_day: Number | None = Field(
+        None, gt=0, le=100_000, description="processor minutes that training may use in a local day"
+    )
+    max_celsius: Number | None = Field(
+        None, ge=0, le=150, description="training waits while the hottest sensor is above this"
+    )
+
+    @property
+    def parsed_windows(self) -> tuple[Window, ...]:
+        """The windows as spans of the wall clock."""
+        return windows_of(self.windows)
 
 
 class Cascades(Frozen):
@@ -170,6 +198,44 @@ class Rule(Frozen):
         return self
 
 
+class Retrain(Frozen):
+    """One `[[retrain]]`: a task that is trained again and again, on what data it has by then."""
+
+    task: Name
+    at: str | None = Field(None, description="local time of the week, such as '03:00' or 'sun 03:00'")
+    every_days: Number | None = Field(None, gt=0, le=3650, description="days after the task's last job")
+    base: str | None = Field(None, description="one of the task's bases; absent: its own")
+    kinds: tuple[PatchKind, ...] = Field((PatchKind.SCALE_BIAS, PatchKind.HEAD), min_length=1)
+    resolutions: tuple[Side, ...] = Field((), description="empty: all rungs of that base")
+    epochs: int = Field(4, strict=True, ge=1, le=1000)
+
+    @field_validator("at")
+    @classmethod
+    def _readable(cls, at: str | None) -> str | None:
+        if at is not None:
+            parse_weekly_time(at)
+        return at
+
+    @field_validator("kinds")
+    @classmethod
+    def _trainable(cls, kinds: tuple[PatchKind, ...]) -> tuple[PatchKind, ...]:
+        if PatchKind.BASE_FRACTION in kinds:
+            raise ValueError("base_fraction cannot be asked for: the training allocation decides what is unfrozen")
+        check_kinds(kinds, {})
+        return kinds
+
+    @model_validator(mode="after")
+    def _timed(self) -> Retrain:
+        if (self.at is None) == (self.every_days is None):
+            raise ValueError("give exactly one of at and every_days")
+        return self
+
+    @property
+    def weekly(self) -> WeeklyTime | None:
+        """The time of the week, where one is given."""
+        return None if self.at is None else parse_weekly_time(self.at)
+
+
 class Policy(Frozen):
     """A whole policy file."""
 
@@ -179,6 +245,7 @@ class Policy(Frozen):
     cascade: Cascades = Cascades()
     examples: Examples = Examples()
     rule: tuple[Rule, ...] = ()
+    retrain: tuple[Retrain, ...] = ()
 
     @model_validator(mode="after")
     def _distinct(self) -> Policy:
@@ -186,6 +253,10 @@ class Policy(Frozen):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"two rules are named '{twice}'")
+        trained = [(each.task, each.base) for each in self.retrain]
+        again = next((task for task, base in trained if trained.count((task, base)) > 1), None)
+        if again is not None:
+            raise ValueError(f"task '{again}' stands in two [[retrain]] tables for one base")
         return self
 
 
@@ -217,6 +288,7 @@ _MODELS: dict[str, type[Frozen]] = {
     "examples": Examples,
     "rule": Rule,
     "when": Condition,
+    "retrain": Retrain,
 }
 
 

@@ -78,6 +78,12 @@ class Sensor(Frozen):
     critical_celsius: float | None = None
 
 
+class User(Frozen):
+    """Whoever sits at the device, as far as it tells."""
+
+    idle_s: float | None = Field(None, ge=0, description="seconds since a terminal, keyboard or mouse was used")
+
+
 class Disk(Frozen):
     """The file system that holds the state directory."""
 
@@ -105,6 +111,7 @@ class Snapshot(Frozen):
     power: Power = Power()
     temperatures: tuple[Sensor, ...] = ()
     disk: Disk | None = None
+    user: User = User()
     workers: tuple[WorkerUse, ...] = ()
 
 
@@ -203,6 +210,9 @@ SIGNALS: Mapping[str, SignalSpec] = {
             "bytes",
             "free space of the state directory's file system",
             lambda s: None if s.disk is None else float(s.disk.free_bytes),
+        ),
+        SignalSpec(
+            "user.idle_s", "seconds", "time since a terminal, keyboard or mouse was used", lambda s: s.user.idle_s
         ),
     )
 }

@@ -79,6 +79,8 @@ def _value(text: str, path: Path, line: int) -> tuple[list[tuple[Path, int]], in
                 break
             used += 1
         elif kind == "string":
+            if stack and stack[-1][0] == "[":
+                found.append((_element(stack[-1]), line + used))
             used += token.group().count("\n")
         elif kind == "open":
             inner = path if not stack else _element(stack[-1])

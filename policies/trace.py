@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from .errors import TraceError
-from .snapshot import Cpu, Disk, Frozen, Memory, Power, Pressure, Sensor, Snapshot
+from .snapshot import Cpu, Disk, Frozen, Memory, Power, Pressure, Sensor, Snapshot, User
 
 MAX_RECORDS = 1_000_000
 
@@ -35,9 +35,10 @@ class TraceRecord(Frozen):
     power: Power | None = None
     temperatures: tuple[Sensor, ...] | None = None
     disk: Disk | None = None
+    user: User | None = None
 
 
-SECTIONS = ("cpu", "memory", "pressure", "power", "temperatures", "disk")
+SECTIONS = ("cpu", "memory", "pressure", "power", "temperatures", "disk", "user")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 from patchd.daemon.config import DaemonConfig
-from patchd.policies.policy import Cascades, Condition, Examples, Head, Inference, Rule, Training, parse_policy
+from patchd.policies.policy import (
+    Cascades,
+    Condition,
+    Examples,
+    Head,
+    Inference,
+    Retrain,
+    Rule,
+    Training,
+    parse_policy,
+)
 from patchd.policies.presets_loader import trace_names
 from patchd.policies.snapshot import SIGNALS, Frozen
 
@@ -29,6 +39,7 @@ def test_the_table_of_signals_is_that_of_the_code() -> None:
         ("cascade", Cascades),
         ("examples", Examples),
         ("rule", Rule),
+        ("retrain", Retrain),
         ("when", Condition),
     ],
 )

@@ -28,6 +28,7 @@ from .cascade_routes import CascadeRoutes, told_passage
 from .example_routes import ExampleRoutes
 from .oip_routes import OipRoutes
 from .routing import Context, Route, dumps, explain_validation, openapi
+from .training_routes import TrainingRoutes
 
 KEEPALIVE_S = 15.0  # a comment line on idle event streams, so that dead listeners are noticed
 
@@ -41,6 +42,7 @@ class Routes:
         self._cascades = CascadeRoutes(services)
         self._examples = ExampleRoutes(services)
         self._bases = BaseRoutes(services)
+        self._training = TrainingRoutes(services)
 
     # the daemon
 
@@ -403,6 +405,7 @@ class Routes:
             Route("POST", "/v1/jobs/{id}/pause", "Pause a job", self.pause, s.JobView, changes=True),
             Route("POST", "/v1/jobs/{id}/resume", "Resume a job", self.resume, s.JobView, changes=True),
             Route("POST", "/v1/jobs/{id}/cancel", "Cancel a job", self.cancel, s.JobView, changes=True),
+            *self._training.table(),
             Route("GET", "/v1/profile", "Measured costs and latencies", self.profile, s.Profile),
             Route(
                 "POST", "/v1/profile", "Measure the costs now", self.run_profile, s.Profile, s.ProfileRun, changes=True

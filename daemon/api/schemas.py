@@ -26,6 +26,7 @@ from ...policies.task import (
     TrainSpec,
     check_others,
 )
+from ...policies.training_use import TrainingUse
 from .example_schemas import ExampleSummary
 
 CALIBRATION_REPEATS = 15  # runs a rung; the median of fewer still moves with bursts of other work
@@ -222,6 +223,7 @@ class JobView(Frozen):
     cpu_seconds: float = 0.0
     slices: int = 0
     version: VersionOutcome | None = Field(None, description="the base version that a job of several tasks has made")
+    use: TrainingUse = Field(TrainingUse(), description="what it used, a slice that was lost included")
 
 
 class JobList(Frozen):

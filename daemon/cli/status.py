@@ -81,7 +81,7 @@ def status_text(state: Status) -> str:
     if state.decision:
         pairs.append(("inference", allocation_line(state.decision.inference)))
         pairs.append(("training", allocation_line(state.decision.training)))
-        pairs.append(("", state.decision.plan.text))
+        pairs.append(("", state.decision.times.text or state.decision.plan.text))
     else:
         pairs.append(("decision", "none yet"))
     pairs.extend(("" if i else "workers", worker_line(worker)) for i, worker in enumerate(state.workers))

@@ -12,6 +12,7 @@ from ...policies.task import KindOptions, Options, PatchKind
 from ..client import JobAction
 from . import render
 from .common import Settings, Sides, Words, json_option, pass_settings, print_body, refusal
+from .usage import energy, usage
 
 if TYPE_CHECKING:
     from ...policies.task import RungResult
@@ -232,6 +233,9 @@ for _name, (_past, _help) in _ACTIONS.items():
     train.add_command(_action(_name, _past, _help))
 
 
+train.add_command(usage)
+
+
 def position(job: JobView) -> str:
     """Where a job stands, in one short phrase."""
     if job.state.value in ("done", "failed", "cancelled"):
@@ -268,6 +272,12 @@ def job_text(job: JobView) -> str:
             f"{render.duration(job.seconds)} in {job.slices} slices, {render.duration(job.cpu_seconds)} processor time",
         ),
     ]
+    if job.use.cpu_seconds > 0:
+        spent = energy(job.use)
+        told = "" if spent == render.ABSENT else f", {spent}"
+        pairs.append(
+            ("used", f"{render.duration(job.use.cpu_seconds)} of processors in all, {job.use.samples} images{told}")
+        )
     if job.progress.loss is not None:
         pairs.append(("loss", f"{job.progress.loss:.4f}"))
     if job.waiting:

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ...policies.snapshot import Disk, Snapshot
+from ...policies.snapshot import Disk, Snapshot, User
 from .cgroup import Cgroup
 from .cpu import CpuReader
+from .idle import IdleReader
 from .memory import read_memory
 from .power import read_power
 from .pressure import read_pressure
@@ -19,7 +20,7 @@ REDISCOVER_S = 30.0  # sensors and control groups come and go rarely
 
 
 class Monitor:
-    """Reads the device under configurable roots, so that a recorded or made-up tree can stand in for /proc and /sys."""
+    """Reads the device under configurable roots, so that a recorded or made-up tree can stand in."""
 
     def __init__(
         self,
@@ -27,12 +28,14 @@ class Monitor:
         state_dir: Path,
         proc_root: Path = Path("/proc"),
         sys_root: Path = Path("/sys"),
+        dev_root: Path = Path("/dev"),
         worker_pids: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._proc, self._sys, self._state_dir = proc_root, sys_root, state_dir
         self._worker_pids = worker_pids
         self._cgroup = Cgroup(proc_root, sys_root)
         self._cpu = CpuReader(proc_root, self._cgroup)
+        self._idle = IdleReader(proc_root, sys_root, dev_root)
         self._sensors = find_sensors(sys_root)
         self._discovered_s = time.monotonic()
 
@@ -45,6 +48,7 @@ class Monitor:
         if time.monotonic() - self._discovered_s >= REDISCOVER_S:
             self._sensors = find_sensors(self._sys)
             self._cgroup.discover()
+            self._idle.discover()
             self._discovered_s = time.monotonic()
         cpu, workers = self._cpu.sample(self._worker_pids())
         return Snapshot(
@@ -55,6 +59,7 @@ class Monitor:
             power=read_power(self._sys),
             temperatures=read_sensors(self._sensors),
             disk=_disk(self._state_dir),
+            user=User(idle_s=self._idle.read(now_s)),
             workers=workers,
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patchd.daemon.monitor.energy import EnergyReader
 from patchd.daemon.monitor.monitor import Monitor
 from patchd.daemon.monitor.pressure import parse_stall
 from patchd.policies.snapshot import Snapshot, signals
@@ -23,7 +24,8 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.proc, self.sys, self.state = root / "proc", root / "sys", root / "state"
-        for directory in (self.proc, self.sys, self.state):
+        self.dev = root / "dev"
+        for directory in (self.proc, self.sys, self.dev, self.state):
             directory.mkdir(parents=True)
 
     def put(self, path: str, text: object) -> None:
@@ -40,7 +42,7 @@ class Tree:
             self.put(f"sys/class/power_supply/{name}/{field}", value)
 
     def monitor(self) -> Monitor:
-        return Monitor(state_dir=self.state, proc_root=self.proc, sys_root=self.sys)
+        return Monitor(state_dir=self.state, proc_root=self.proc, sys_root=self.sys, dev_root=self.dev)
 
     def sample(self) -> Snapshot:
         return self.monitor().sample(1.0)
@@ -205,3 +207,105 @@ def test_own_work_is_told_apart_from_that_of_others(tmp_path: Path) -> None:
     cpu = monitor.sample(time.time()).cpu
     assert cpu.busy_own is not None
     assert cpu.busy_own > 0.5 / cpu.cores * 0.5
+
+
+# whether somebody is there
+
+
+def tty(tree: Tree, name: str, used_s: float) -> None:
+    tree.put(f"dev/{name}", "")
+    os.utime(tree.dev / name, (used_s, 0.0))  # output alone, the modification time, is no use
+
+
+def test_the_terminal_used_last_says_how_long_the_user_is_idle(tree: Tree) -> None:
+    tty(tree, "tty1", 1000.0)
+    tty(tree, "pts/0", 4000.0)
+    tty(tree, "pts/ptmx", 4900.0)
+    tty(tree, "tty", 4900.0)
+    tty(tree, "ttyS0", 4900.0)
+    assert tree.monitor().sample(5000.0).user.idle_s == 1000.0
+    tree.put("proc/uptime", "600.5 1000.0")  # a clock that has been put right since says nothing
+    assert tree.monitor().sample(5000.0).user.idle_s == 600.5
+    assert tree.monitor().sample(3000.0).user.idle_s == 0.0
+
+
+def test_keys_and_mice_that_move_end_idleness_and_a_disk_on_usb_does_not(tree: Tree) -> None:
+    tree.put("proc/uptime", "1000 1")
+    tree.put("proc/interrupts", "     CPU0 CPU1\n  1:  10  20  IO-APIC 1-edge i8042\n  9: 5 5 IO-APIC 9-fasteoi acpi")
+    for device, usb_class, count in (("1-2", "03", 7), ("1-3", "08", 9)):
+        tree.put(f"sys/bus/usb/devices/{device}:1.0/bInterfaceClass", usb_class)
+        tree.put(f"sys/bus/usb/devices/{device}/urbnum", count)
+    monitor = tree.monitor()
+    assert monitor.sample(1.0).user.idle_s == 0.0  # nothing is known from before the first look
+    tree.put("proc/uptime", "1060 1")
+    tree.put("sys/bus/usb/devices/1-3/urbnum", 900)
+    assert monitor.sample(61.0).user.idle_s == 60.0
+    assert monitor.sample(62.0).user.idle_s == 61.0  # between two looks
+    for path, text in (
+        ("sys/bus/usb/devices/1-2/urbnum", "8"),
+        ("proc/interrupts", "     CPU0 CPU1\n  1:  10  21  IO-APIC 1-edge i8042"),
+    ):
+        tree.put("proc/uptime", "1120 1")
+        tree.put(path, text)
+        assert monitor.sample(121.0).user.idle_s == 0.0
+        monitor.sample(131.0)
+
+
+def test_without_a_terminal_and_counters_nothing_is_said_of_the_user(tree: Tree) -> None:
+    tree.put("proc/uptime", "1000 1")
+    assert tree.sample().user.idle_s is None
+
+
+# energy
+
+
+def rapl(tree: Tree, zone: str, name: str, count: int) -> None:
+    tree.put(f"sys/class/powercap/{zone}/name", name)
+    tree.put(f"sys/class/powercap/{zone}/energy_uj", count)
+    tree.put(f"sys/class/powercap/{zone}/max_energy_range_uj", 1_000_000_000)
+
+
+def busy(tree: Tree, seconds: float) -> None:
+    tree.put(
+        "proc/stat", f"cpu {round(seconds * os.sysconf('SC_CLK_TCK'))} 0 0 12345 50 0 0 0 0 0\ncpu0 1 1 1 1 1 1 1 1"
+    )
+
+
+def test_rapl_counts_packages_and_memory_once_and_past_the_end_of_its_range(tree: Tree) -> None:
+    reader = EnergyReader(tree.proc, tree.sys)
+    for zone, name in (("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "core"), ("intel-rapl:0:2", "dram")):
+        rapl(tree, zone, name, 990_000_000)
+    busy(tree, 100.0)
+    assert reader.read(10.0) is None
+    rapl(tree, "intel-rapl:0", "package-0", 10_000_000)
+    rapl(tree, "intel-rapl:0:0", "core", 5)
+    rapl(tree, "intel-rapl:0:2", "dram", 995_000_000)
+    busy(tree, 104.0)
+    spent = reader.read(11.0)
+    assert (spent.joules, spent.source, spent.busy_s) == (25.0, "rapl", 4.0)
+    assert spent.share_of(1.0) == 6.25
+    assert spent.share_of(9.0) == 25.0
+    reader.forget()
+    assert reader.read(12.0) is None
+
+
+def test_a_battery_is_weighed_while_it_discharges_in_either_of_its_units(tree: Tree) -> None:
+    reader = EnergyReader(tree.proc, tree.sys)
+    tree.supply("AC", type="Mains", online=0)
+    tree.supply("BAT0", type="Battery", status="Discharging", power_now=8_000_000)
+    tree.supply("BAT1", type="Battery", status="Discharging", current_now=-500_000, voltage_now=4_000_000)
+    tree.supply("mouse", type="Battery", scope="Device", status="Discharging", power_now=9)
+    reader.read(0.0)
+    spent = reader.read(2.0)
+    assert (spent.joules, spent.source, spent.busy_s) == (20.0, "battery", None)
+    assert spent.share_of(1.0) is None
+    tree.supply("BAT1", status="Discharging", current_now="none")
+    assert reader.read(3.0) is None
+    for name in ("BAT0", "BAT1"):
+        tree.supply(name, status="Charging")
+    assert reader.read(4.0) is None
+
+
+def test_a_machine_that_tells_no_energy_has_none(tree: Tree) -> None:
+    reader = EnergyReader(tree.proc, tree.sys)
+    assert (reader.read(0.0), reader.read(1.0)) == (None, None)

@@ -22,6 +22,10 @@ FILES = (
     "proc/stat",
     "proc/meminfo",
     "proc/loadavg",
+    "proc/uptime",
+    "proc/interrupts",
+    "sys/bus/usb/devices/1-2/urbnum",
+    "sys/bus/usb/devices/1-2:1.0/bInterfaceClass",
     "proc/pressure/cpu",
     "proc/self/cgroup",
     "sys/fs/cgroup/cgroup.controllers",
@@ -40,6 +44,7 @@ SHAPES = (
     "MemTotal: {0} kB\nMemAvailable: {0} kB",
     "some avg10={0} avg60={0}",
     "usage_usec {0}",
+    " 1: {0} {0} IO-APIC 1-edge i8042",
     "inactive_file {0}",
 )
 NUMBERS = st.one_of(
@@ -56,7 +61,7 @@ def put(root: Path, path: str, text: object) -> None:
 
 
 def monitor(root: Path) -> Monitor:
-    return Monitor(state_dir=root, proc_root=root / "proc", sys_root=root / "sys")
+    return Monitor(state_dir=root, proc_root=root / "proc", sys_root=root / "sys", dev_root=root / "dev")
 
 
 def supply(root: Path, name: str, **fields: object) -> Snapshot:

@@ -60,6 +60,20 @@ def test_an_unknown_preset_is_named_with_the_known_ones() -> None:
         (HEAD + "[cascade]\nenabled = 1\n", 4, "cascade.enabled"),
         (HEAD + '[cascade]\nenabled = true\nshorten = "yes"\n', 5, "cascade.shorten"),
         (HEAD + "[cascade]\nfalse_alarm_every = 10\n", 4, "cascade.false_alarm_every.*100"),
+        (HEAD + "[training]\nwindow = []\n", 4, "window.*windows"),
+        (HEAD + '[training]\nwindows = [\n  "01:00-05:00",\n  "mon-fry 1:00-2:00"]\n', 6, "windows.1.*the day 'fry'"),
+        (HEAD + '[training]\nwindows = ["25:00-26:00"]\n', 4, "no clock shows: 25:00"),
+        (HEAD + '[training]\nwindows = ["at night"]\n', 4, "'at night' is no window; write 01:00-05:00"),
+        (HEAD + "[training]\nonly_on_mains = 1\n", 4, "only_on_mains"),
+        (HEAD + "[training]\nidle_for_s = -1\n", 4, "idle_for_s"),
+        (HEAD + "[training]\nmax_minutes_per_day = 0\n", 4, "max_minutes_per_day"),
+        (HEAD + "[training]\nmax_celsius = 300\n", 4, "max_celsius"),
+        (HEAD + '[[retrain]]\ntask = "t"\n', 3, "exactly one of at and every_days"),
+        (HEAD + '[[retrain]]\ntask = "t"\nat = "3 am"\n', 5, "'3 am' is no time of the week"),
+        (HEAD + '[[retrain]]\ntask = "t"\nat = "03:00"\nkinds = ["base_fraction"]\n', 6, "base_fraction"),
+        (HEAD + '[[retrain]]\ntask = "t"\nat = "03:00"\nkinds = ["hed"]\n', 6, "retrain.0.kinds.0"),
+        (HEAD + '[[retrain]]\ntask = "t"\nat = "03:00"\nevry = 1\n', 6, "evry.*every_days"),
+        (HEAD + '[[retrain]]\ntask = "t"\nevery_days = 1\n' * 2, 1, "task 't' stands in two"),
         (HEAD + RULE.replace("battery.charge", "batery.charge"), 5, "batery.charge.*battery.charge"),
         (HEAD + RULE.replace("below = 0.2", "below = 20"), 5, "share from 0 to 1"),
         (HEAD + RULE.replace("below = 0.2", "below = 0.2, leave_above = 0.1"), 5, "leave_above"),
@@ -149,5 +163,5 @@ def test_monstrous_toml_is_refused_in_one_sentence(text: str) -> None:
 
 def test_the_json_schema_knows_every_table() -> None:
     assert set(policy_json_schema()["properties"]) == {
-        *("policy", "inference", "training", "cascade", "examples", "rule")
+        *("policy", "inference", "training", "cascade", "examples", "rule", "retrain")
     }
