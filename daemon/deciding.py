@@ -14,7 +14,8 @@ from ..policies.rules import PolicyState as RuleMemory
 from ..policies.rules import initial_state
 from ..policies.snapshot import Snapshot
 from ..policies.trace import parse_trace
-from ..policies.training_plan import TrainingCosts
+from ..policies.training_costs import TrainingSituation
+from ..policies.training_plan import Plans
 from ..policies.training_times import TrainingDay
 from .api.schemas import Explain, TraceReplay, TraceState
 from .backlog import Backlog
@@ -47,7 +48,8 @@ class DecisionService:
         self._player = TracePlayer()
         self._memory: RuleMemory = initial_state()
         self._policy_hash = policies.state.sha256
-        self._costs = TrainingCosts()
+        self._training: TrainingSituation | None = None
+        self._plans = Plans()
         self._choices = Choices()
         self._count = 0
         self._prefix = f"{int(time.time()):x}"
@@ -91,11 +93,12 @@ class DecisionService:
             self.snapshot,
             self._memory,
             self._tasks.ladders,
-            self._costs,
+            self._training,
             self.current,
             f"{self._prefix}-{self._count}",
             self._choices,
             self._today(self.snapshot.time_s),
+            self._plans,
         )
         before, self.current = self.current, decision
         if before is not None and not decision.changed:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .decision import Decision, Ladder, ReasonKind
+from .decision import Decision, Ladder, ReasonKind, UnfreezeOrder
 from .ladder import Choices
 from .policy import Policy
 from .rules import PolicyState, allocations
 from .snapshot import Snapshot
-from .training_plan import TrainingCosts, plan_training
+from .training_costs import TrainingSituation
+from .training_plan import Plans, default_costs
 from .training_times import TrainingDay, training_times
 
 
@@ -18,25 +19,35 @@ def decide(
     snapshot: Snapshot,
     state: PolicyState,
     ladders: Mapping[str, Ladder],
-    costs: TrainingCosts,
+    training: TrainingSituation | None,
     previous: Decision | None,
     id: str,
     choices: Choices | None = None,
     day: TrainingDay | None = None,
+    plans: Plans | None = None,
 ) -> tuple[Decision, PolicyState]:
     """The decision that follows, and what to remember for the next one. Deterministic; time is the snapshot's.
 
-    `choices`, kept from turn to turn, saves choosing anew where nothing has changed. Without a `day` the policy's
-    windows and its daily limit on training are left out.
+    `training` absent stands for a usual job at the costs that ship with patchd. `choices` and `plans`, kept from turn
+    to turn, save choosing anew where nothing has changed. Without a `day` the policy's windows and its daily limit on
+    training are left out.
     """
-    inference, training, after = allocations(policy, snapshot, state)
+    situation = training or TrainingSituation(costs=default_costs())
+    inference, allowed, after = allocations(policy, snapshot, state)
     rungs = (choices or Choices()).of(
         ladders,
         inference.value,
         min_resolution=policy.inference.min_resolution,
         max_resolution=policy.inference.max_resolution,
     )
-    plan = plan_training(training.value, costs, max_fraction=policy.training.max_fraction)
+    order = policy.training.order
+    limits = situation.limits.model_copy(
+        update={
+            "max_fraction": policy.training.max_fraction,
+            "order": "auto" if order == "auto" else UnfreezeOrder(order),
+        }
+    )
+    plan = (plans or Plans()).of(allowed.value, situation.costs, situation.job, limits)
     waited_for = () if previous is None else tuple(each.key for each in previous.times.hindrances)
     decision = Decision(
         id=id,
@@ -44,7 +55,7 @@ def decide(
         policy=policy.policy.name,
         source=snapshot.source,
         inference=inference,
-        training=training,
+        training=allowed,
         rungs=rungs,
         plan=plan,
         times=training_times(policy.training, snapshot, day, waited_for),

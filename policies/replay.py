@@ -11,7 +11,8 @@ from .policy import Policy
 from .rules import initial_state
 from .snapshot import Cpu, Frozen, Snapshot
 from .trace import Trace
-from .training_plan import TrainingCosts
+from .training_costs import TrainingSituation
+from .training_plan import Plans
 
 NEUTRAL = Snapshot(time_s=0.0, cpu=Cpu(count=2))
 
@@ -43,26 +44,26 @@ def replay(
     trace: Trace,
     policy: Policy,
     ladders: Mapping[str, Ladder],
-    costs: TrainingCosts | None = None,
+    training: TrainingSituation | None = None,
     device: Snapshot = NEUTRAL,
 ) -> ReplayResult:
     """Decide once a period over the whole trace. `device` fills the sections that the trace leaves out."""
     period, state, previous = trace.header.period_s, initial_state(), None
-    weights = costs or TrainingCosts()
+    plans = Plans()
     changes: list[ReplayChange] = []
     seconds: dict[str, Counter[int]] = {name: Counter() for name in ladders}
     rules: Counter[str] = Counter()
-    training = inference_sum = training_sum = 0.0
+    training_s = inference_sum = training_sum = 0.0
     steps = max(1, round(trace.duration_s / period))
     for step in range(steps):
         t = step * period
         snapshot = trace.at(t, device).model_copy(update={"time_s": device.time_s + t})
-        decision, state = decide(policy, snapshot, state, ladders, weights, previous, str(step))
+        decision, state = decide(policy, snapshot, state, ladders, training, previous, str(step), plans=plans)
         for rung in decision.rungs:
             seconds[rung.task][rung.resolution] += period  # type: ignore[assignment]
         for rule in _firing(decision):
             rules[rule] += period  # type: ignore[assignment]
-        training += 0.0 if decision.plan.plan.paused else period
+        training_s += 0.0 if decision.plan.plan.paused else period
         inference_sum += decision.inference.value
         training_sum += decision.training.value
         if previous is None or decision.changed:
@@ -82,7 +83,7 @@ def replay(
         changes=tuple(changes),
         seconds_at={task: {side: float(s) for side, s in sorted(c.items())} for task, c in seconds.items()},
         rule_seconds={name: float(s) for name, s in sorted(rules.items())},
-        training_seconds=training,
+        training_seconds=training_s,
         mean_inference=inference_sum / steps,
         mean_training=training_sum / steps,
     )

@@ -3,7 +3,7 @@
 All times are processor milliseconds and all sizes bytes. Whatever is said to be *per image* grows with the images of a
 pass (a micro-batch); the rest is paid once a pass or once a step. A network is its units in forward order (stem,
 blocks, neck: `models.networks.units_of`) and its head. The backward pass runs from the head down to the lowest tensor
-that trains, and no further: what that saves in the lowest unit is told by `reach_ms` and `reach_bytes`.
+that trains, and no further: what that saves in the lowest unit is told by `reach_share` and `reach_bytes`.
 
 Who measures: `models.training.profiling`. Who predicts from them: `training_prices`. Who plans: `training_plan`.
 """
@@ -31,29 +31,37 @@ class TensorKind(StrEnum):
     WEIGHT = "weight"
     DEPTHWISE = "depthwise"
     OFFSET = "offset"
+    OTHER = "other"
 
 
 class TensorCost(Frozen):
     """What it costs that one tensor of the base trains.
 
-    `kind`: scale and bias are those of a normalisation; weight and offset (bias) those of any other layer; depthwise
-    is the weight of a depthwise convolution.
+    `kind`: scale and bias are those of a normalisation; weight and offset (bias) those of a convolution; depthwise is
+    the weight of a depthwise one; other is what no plan unfreezes, such as a linear layer's weight.
     """
 
     name: str = Field(description="the tensor's name in the base, as in a patch of the kind that replaces it")
     kind: TensorKind
     parameters: int = Field(ge=1)
     gradient_ms: float = Field(ge=0, description="per image: its own gradient, once the layer's output has one")
+    gradient_call_ms: float = Field(ge=0, description="per pass: the same, whatever the images")
     kept_bytes: int = Field(ge=0, description="per image: kept for its gradient beyond what the input gradients keep")
-    reach_ms: float = Field(ge=0, description="per image: input gradients from the unit's output down to its layer")
-    reach_bytes: int = Field(ge=0, description="per image: what those keep, the layer's own input not counted")
+    reach_share: float = Field(
+        ge=0, le=1, description="of the unit's input gradient: what lies between the unit's output and this layer's"
+    )
+    reach_bytes: int = Field(
+        ge=0, description="per image: all that the unit keeps while this is the lowest tensor that trains, and it alone"
+    )
 
 
 class PassCost(Frozen):
     """A unit's forward pass within the graph and its backward pass, run in one way (plain or lean)."""
 
     forward_ms: float = Field(ge=0, description="per image: forward, keeping what the backward pass needs")
+    forward_call_ms: float = Field(ge=0, description="per pass: the same, whatever the images")
     input_gradient_ms: float = Field(ge=0, description="per image: the gradient of the unit's input, nothing training")
+    input_gradient_call_ms: float = Field(ge=0, description="per pass: the same, whatever the images")
     kept_bytes: int = Field(
         ge=0, description="per image: kept for it; the unit's input where it is kept is counted, its output is not"
     )
@@ -66,23 +74,18 @@ class UnitCost(Frozen):
 
     name: str = Field(description="path of the unit's module, such as blocks.3")
     frozen_ms: float = Field(ge=0, description="per image: forward without a graph, as below the lowest trained tensor")
+    frozen_call_ms: float = Field(ge=0, description="per pass: the same, whatever the images")
     frozen_transient_bytes: int = Field(ge=0, description="per image: most that lives at any moment of that")
     output_bytes: int = Field(ge=1, description="per image: its output in f32, which is what kept features hold")
-    forward_call_ms: float = Field(ge=0, description="per pass: forward, whatever the images")
-    backward_call_ms: float = Field(ge=0, description="per pass: backward, whatever the images")
     plain: PassCost
     lean: PassCost | None = Field(None, description="absent: not measured, then no plan is lean")
 
 
 class ResolutionCosts(Frozen):
-    """All units at one resolution, measured on passes of `images` images.
-
-    There may be records of several sizes of pass for a resolution: what an image costs depends on whether a pass fits
-    the processor's caches. The predictor takes the nearest, between two the mean by the logarithm of their images.
-    """
+    """All units at one resolution. Between two resolutions the predictor interpolates by their pixels."""
 
     resolution: int = Field(gt=0, description="pixels")
-    images: int = Field(ge=1, description="images in the passes that were measured")
+    images: int = Field(ge=1, description="images in the largest pass that was measured")
     input_ms: float = Field(ge=0, description="per image: from stored bytes to normalised f32 in the memory format")
     units: tuple[UnitCost, ...] = Field(min_length=1)
 

@@ -18,7 +18,6 @@ from patchd.policies.policy import Policy
 from patchd.policies.presets_loader import load_preset
 from patchd.policies.rules import initial_state
 from patchd.policies.snapshot import Cpu, Snapshot
-from patchd.policies.training_plan import TrainingCosts
 
 POLICY: Policy = load_preset("balanced")
 STATE = PolicyState(name="balanced", source="preset:balanced", sha256="0" * 64, loaded_s=0.0)
@@ -30,7 +29,7 @@ def decided(number: int, tasks: int) -> tuple[Decision, Snapshot, PolicyState]:
         f"t{task}": Ladder(task=f"t{task}", rungs=(Rung(resolution=128, patch_id=secrets.token_hex(32)),))
         for task in range(tasks)
     }
-    decision, _ = decide(POLICY, snapshot, initial_state(), ladders, TrainingCosts(), None, f"d-{number}")
+    decision, _ = decide(POLICY, snapshot, initial_state(), ladders, None, None, f"d-{number}")
     return decision, snapshot, STATE
 
 

@@ -16,7 +16,6 @@ from patchd.policies.replay import NEUTRAL, replay
 from patchd.policies.rules import initial_state
 from patchd.policies.snapshot import SIGNALS, Cpu, Memory, Power, Snapshot, signals
 from patchd.policies.trace import header_line, parse_trace, record_line
-from patchd.policies.training_plan import TrainingCosts
 
 LADDER = {
     "imagenet": Ladder(
@@ -92,7 +91,7 @@ def test_a_wrong_trace_is_refused_with_file_and_line(text: str, said: str) -> No
 
 def test_a_decision_tells_everything_in_sentences() -> None:
     snapshot = Snapshot(time_s=1.0, cpu=Cpu(count=2, busy=0.9, busy_own=0.0), power=Power(on_mains=True))
-    decision, _ = decide(load_preset("balanced"), snapshot, initial_state(), LADDER, TrainingCosts(), None, "1")
+    decision, _ = decide(load_preset("balanced"), snapshot, initial_state(), LADDER, None, None, "1")
     told = "\n".join(sentences(decision, snapshot))
     for name in signals(snapshot):
         assert name in told
@@ -105,11 +104,11 @@ def test_a_decision_tells_everything_in_sentences() -> None:
 def test_what_changed_is_said_with_its_cause() -> None:
     policy = load_preset("balanced")
     calm = Snapshot(time_s=1.0, cpu=Cpu(count=2), power=Power(on_mains=True, battery_charge=0.5))
-    first, state = decide(policy, calm, initial_state(), LADDER, TrainingCosts(), None, "1")
+    first, state = decide(policy, calm, initial_state(), LADDER, None, None, "1")
     assert first.changed == ()
     low = Snapshot(time_s=2.0, cpu=Cpu(count=2), power=Power(on_mains=False, battery_charge=0.1))
-    second, state = decide(policy, low, state, LADDER, TrainingCosts(), first, "2")
+    second, state = decide(policy, low, state, LADDER, None, first, "2")
     assert any("1.00 -> 0.30" in text and "battery-low" in text for text in second.changed)
     assert any("224 px ->" in text for text in second.changed)
-    third, _ = decide(policy, low.model_copy(update={"time_s": 3.0}), state, {}, TrainingCosts(), second, "3")
+    third, _ = decide(policy, low.model_copy(update={"time_s": 3.0}), state, {}, None, second, "3")
     assert third.changed == ("imagenet: answers no more.",)

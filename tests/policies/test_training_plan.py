@@ -1,40 +1,231 @@
-"""From the training allocation to a plan: within the allocation, monotone, paused below the cheapest."""
+"""From the training allocation to a plan: within allocation, memory and disk, monotone, paused below the cheapest."""
 
 from __future__ import annotations
 
-from hypothesis import given
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from patchd.policies.training_plan import EVERYWHERE, HEAD_ONLY, TrainingCosts, plan_training
+from patchd.policies.decision import TrainingDecision, TrainingPlan, UnfreezeOrder
+from patchd.policies.task import PatchKind
+from patchd.policies.training_costs import Correction, JobOutline, PlanLimits, TrainingCosts
+from patchd.policies.training_defaults import default_costs
+from patchd.policies.training_plan import EVERYWHERE, HEAD_ONLY, Plans, plan_training
 
+from .costs import SIDES, UNITS, costs
+
+COSTS = costs()
+IMPORTANCE = tuple(
+    (tensor.name, float((7 * index) % 5 + 1))
+    for index, tensor in enumerate(tensor for unit in COSTS.at[0].units for tensor in unit.plain.tensors)
+)
 SHARE = st.floats(0, 1)
+ORDERS = st.sampled_from(["auto", *UnfreezeOrder])
+JOBS = st.builds(
+    JobOutline,
+    kinds=st.sampled_from(
+        [
+            (PatchKind.SCALE_BIAS, PatchKind.HEAD),
+            (PatchKind.SCALE_BIAS,),
+            (PatchKind.HEAD,),
+            (PatchKind.DEPTHWISE, PatchKind.SCALE_BIAS, PatchKind.RANDOM_HEAD),
+            (PatchKind.GATE, PatchKind.SQUEEZE_EXCITE, PatchKind.HEAD),
+        ]
+    ),
+    resolutions=st.lists(st.sampled_from([224, 192, 160, 128, 96]), min_size=1, max_size=5, unique=True).map(tuple),
+    batch_size=st.sampled_from([2, 7, 32]),
+    train_images=st.integers(1, 2000),
+    validation_images=st.integers(0, 500),
+    epochs=st.integers(1, 20),
+    augmented=st.booleans(),
+    importance=st.sampled_from([(), IMPORTANCE]),
+)
+LIMITS = st.builds(
+    PlanLimits,
+    max_fraction=SHARE,
+    order=ORDERS,
+    memory_bytes=st.one_of(st.none(), st.integers(0, 400_000_000)),
+    disk_bytes=st.sampled_from([0, 1_000_000, 10**9]),
+)
 
 
-@given(SHARE, SHARE)
-def test_the_predicted_cost_never_exceeds_the_allocation(allocation: float, max_fraction: float) -> None:
-    decision = plan_training(allocation, TrainingCosts(), max_fraction=max_fraction)
-    assert decision.plan.cost <= allocation
-    assert decision.plan.fraction <= max_fraction
+PLANS = Plans()  # one, so that prices are summed up once
+
+
+def made(
+    allocation: float, costs: TrainingCosts, job: JobOutline | None = None, limits: PlanLimits | None = None
+) -> TrainingDecision:
+    return PLANS.of(allocation, costs, job or JobOutline(), limits or PlanLimits())
+
+
+def size(plan: TrainingPlan) -> tuple[float, float]:
+    return plan.reach, plan.fraction
+
+
+@settings(max_examples=60, deadline=None)
+@given(SHARE, JOBS, LIMITS)
+def test_cost_memory_disk_and_fraction_stay_within_what_is_allowed(
+    allocation: float, job: JobOutline, limits: PlanLimits
+) -> None:
+    decision = made(allocation, COSTS, job, limits)
+    plan = decision.plan
+    assert plan.paused or 0 < plan.cost <= allocation
+    assert limits.memory_bytes is None or plan.paused or (plan.memory_bytes or 0) <= limits.memory_bytes
+    assert plan.fraction <= limits.max_fraction
+    assert plan.paused or plan.resolution in job.resolutions
+    assert not (plan.keep_features and (job.augmented or limits.disk_bytes == 0))
     assert decision.text
-    assert sum(candidate.chosen for candidate in decision.candidates) == (0 if decision.plan.paused else 1)
+    assert sum(candidate.chosen for candidate in decision.candidates) == (0 if plan.paused else 1)
+    assert len(decision.candidates) <= 12
 
 
-@given(SHARE, SHARE, SHARE)
-def test_more_allocation_unfreezes_no_less_and_reaches_no_less_deep(a: float, b: float, max_fraction: float) -> None:
-    less, more = (plan_training(value, TrainingCosts(), max_fraction=max_fraction).plan for value in sorted((a, b)))
+@settings(max_examples=60, deadline=None)
+@given(SHARE, SHARE, JOBS, LIMITS)
+def test_more_allocation_unfreezes_no_less_and_reaches_no_less_deep(
+    a: float, b: float, job: JobOutline, limits: PlanLimits
+) -> None:
+    less, more = (made(value, COSTS, job, limits).plan for value in sorted((a, b)))
+    assert less.paused or not more.paused
     assert less.fraction <= more.fraction
-    if not less.paused:
-        assert more.reach >= less.reach
+    assert less.paused or less.reach <= more.reach
+    assert less.paused or less.biases_only == more.biases_only
+    assert set(less.tensors) <= set(more.tensors)
 
 
-def test_the_measured_shares_give_the_plans_of_the_design() -> None:
-    def plan(allocation: float) -> tuple[bool, float, float]:
-        made = plan_training(allocation, TrainingCosts()).plan
-        return made.paused, made.reach, made.fraction
+@settings(max_examples=30, deadline=None)
+@given(JOBS, LIMITS)
+def test_an_allocation_of_nothing_pauses(job: JobOutline, limits: PlanLimits) -> None:
+    assert made(0.0, COSTS, job, limits).plan.paused
 
-    assert plan(0.0)[0]
-    assert plan(0.11)[0]
-    assert plan(0.12) == (False, HEAD_ONLY, 0.0)
-    assert plan(0.35) == (False, 0.39, 0.0)
-    assert plan(0.49) == (False, EVERYWHERE, 0.0)
-    assert plan(0.51) == (False, EVERYWHERE, 0.5)
-    assert plan(1.0) == (False, EVERYWHERE, 1.0)
+
+def test_an_allocation_of_one_is_a_full_step_at_the_full_resolution() -> None:
+    decision = made(1.0, COSTS, JobOutline(), PlanLimits(max_fraction=1.0))
+    assert size(decision.plan) == (EVERYWHERE, 1.0)
+    assert decision.plan.cost == pytest.approx(1.0)
+
+
+def test_patch_first_leaves_the_base_frozen_until_the_patch_trains_everywhere() -> None:
+    limits = PlanLimits(max_fraction=1.0, order=UnfreezeOrder.PATCH_FIRST)
+    plans = [made(step / 50, COSTS, JobOutline(), limits).plan for step in range(51)]
+    assert any(0 < plan.reach < EVERYWHERE for plan in plans)
+    assert any(0 < plan.fraction < 1 for plan in plans)
+    assert all(plan.reach == EVERYWHERE for plan in plans if plan.fraction > 0)
+
+
+def test_downwards_unfreezes_the_base_where_the_patch_trains() -> None:
+    limits = PlanLimits(max_fraction=1.0, order=UnfreezeOrder.DOWNWARDS)
+    plan = made(0.5, COSTS, JobOutline(), limits).plan
+    assert HEAD_ONLY < plan.reach < EVERYWHERE
+    assert 0 < plan.fraction < 1
+
+
+def test_sparse_names_the_tensors_and_takes_the_important_ones_first() -> None:
+    loved = "unit3.conv.weight"
+    importance = tuple((name, 1000.0 if name == loved else value) for name, value in IMPORTANCE)
+    job = JobOutline(importance=importance)
+    limits = PlanLimits(max_fraction=1.0, order=UnfreezeOrder.SPARSE)
+    named = [made(step / 50, COSTS, job, limits).plan.tensors for step in range(51)]
+    first = next(tensors for tensors in named if tensors)
+    assert loved in first
+    assert len(first) < UNITS
+    assert len(named[-1]) == UNITS
+
+
+def test_sparse_without_importance_says_that_it_is_not_measured() -> None:
+    decision = made(0.5, COSTS, JobOutline(), PlanLimits(order=UnfreezeOrder.SPARSE))
+    assert decision.plan.order is UnfreezeOrder.PATCH_FIRST
+    assert "until the importance" in decision.text
+
+
+def test_little_memory_makes_micro_batches_then_lean_gradients_then_biases_alone() -> None:
+    def plan(memory: int | None, **job: Any) -> TrainingPlan:
+        return made(1.0, COSTS, JobOutline(**job), PlanLimits(memory_bytes=memory)).plan
+
+    roomy = plan(None)
+    assert (roomy.micro_batch, roomy.lean, roomy.biases_only) == (None, False, False)
+    tight = plan((roomy.memory_bytes or 0) // 4)
+    assert tight.micro_batch is not None or tight.lean
+    assert size(tight) == size(roomy)
+    plans = [plan(cap) for cap in range(1_000_000, 40_000_000, 200_000)]
+    assert any(plan.biases_only and plan.reach > 0 for plan in plans)
+    assert any(plan.lean for plan in plans)
+    assert not any(lean.lean for lean in (plan(cap, unlean=True) for cap in range(1_000_000, 40_000_000, 2_000_000)))
+
+
+def test_features_are_kept_only_within_the_quota_and_where_inputs_stay_the_same() -> None:
+    job, allocation = JobOutline(epochs=20), 0.2
+
+    def plan(disk: int, **changes: Any) -> TrainingPlan:
+        changed = job.model_copy(update=changes)
+        return made(allocation, COSTS, changed, PlanLimits(disk_bytes=disk)).plan
+
+    kept, fresh = plan(10**10), plan(0)
+    assert kept.keep_features
+    assert kept.reach > fresh.reach
+    assert not fresh.keep_features
+    assert not plan(10**10, augmented=True).keep_features
+
+
+def test_making_features_for_validation_images_counts() -> None:
+    limits = PlanLimits(disk_bytes=10**10)
+
+    def cost(images: int) -> float:
+        job = JobOutline(kinds=(PatchKind.HEAD,), epochs=1, validation_images=images)
+        return made(1.0, COSTS, job, limits).plan.cost
+
+    ordinary = made(1.0, COSTS, JobOutline(kinds=(PatchKind.HEAD,), validation_images=0)).plan
+    assert cost(0) <= ordinary.cost
+    assert cost(1000) < 1
+
+
+def test_the_rung_for_which_the_allocation_buys_most_comes_next_and_the_jobs_order_breaks_ties() -> None:
+    limits = PlanLimits(max_fraction=1.0)
+    ladder = JobOutline(resolutions=(224, 160, 96))
+    assert made(1.0, COSTS, ladder, limits).plan.resolution == 224
+    assert made(0.1, COSTS, ladder, limits).plan.resolution == 96
+    assert made(0.3, COSTS, ladder, limits).plan.resolution == 96
+    begun = ladder.model_copy(update={"in_hand": 160})
+    assert made(0.3, COSTS, begun, limits).plan.resolution == 160
+
+
+def test_a_job_without_head_needs_the_backward_pass() -> None:
+    job = JobOutline(kinds=(PatchKind.SCALE_BIAS,))
+    plans = [made(step / 50, COSTS, job).plan for step in range(51)]
+    assert all(plan.paused or plan.reach > HEAD_ONLY for plan in plans)
+
+
+def test_what_slices_have_shown_lowers_or_raises_plans() -> None:
+    dear = COSTS.model_copy(update={"corrections": tuple(Correction(resolution=s, time=1.5) for s in SIDES)})
+    plans = Plans()
+    limits = PlanLimits()
+    before = plans.of(0.5, COSTS, JobOutline(), limits).plan
+    after = plans.of(0.5, dear, JobOutline(), limits).plan
+    assert after.reach < before.reach
+    assert after.cost <= 0.5
+
+
+def test_reasons_name_memory_and_cost() -> None:
+    decision = made(0.5, COSTS, JobOutline(), PlanLimits(memory_bytes=5_000_000, max_fraction=1.0))
+    verdicts = " ".join(candidate.verdict for candidate in decision.candidates)
+    assert "of memory even one image at a time" in verdicts
+    assert "is within 0.50" in verdicts
+    nothing = made(0.3, COSTS, JobOutline(), PlanLimits(memory_bytes=1000))
+    assert nothing.plan.paused
+    assert "the smallest plan takes" in nothing.text
+
+
+def test_the_shipped_costs_plan_for_every_base_and_say_that_they_are_estimates() -> None:
+    for base in ("lite0", "lite1", "lite2"):
+        decision = plan_training(0.5, None, JobOutline(base=base))
+        assert not decision.plan.paused
+        assert "another machine" in decision.text
+    small, large = default_costs("lite0"), default_costs("lite2")
+    assert small.at[0].units[3].frozen_ms < large.at[0].units[3].frozen_ms
+
+
+def test_planning_again_gives_the_very_same_decision_while_nothing_has_changed() -> None:
+    plans, job, limits = Plans(), JobOutline(), PlanLimits(memory_bytes=50_000_000)
+    first = plans.of(0.4, COSTS, job, limits)
+    assert plans.of(0.4, COSTS, job, limits.model_copy(update={"memory_bytes": 50_000_100})) is first
+    assert plans.of(0.1, COSTS, job, limits) is not first
