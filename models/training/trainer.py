@@ -12,25 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ...policies.decision import TrainingPlan
-from ...policies.task import (
-    Evaluation,
-    JobProgress,
-    PatchKind,
-    PatchMetadata,
-    RungResult,
-    TaskSpec,
-    TrainingRecord,
-    TrainSpec,
-)
+from ...policies.task import Evaluation, JobProgress, PatchKind, TaskSpec, TrainSpec
 from ...policies.training_corrections import PlanUse
 from ..bases import Base
 from ..datasets import Sample
-from ..patches import Patch, check_useful, make_kinds, save_patch
+from ..patches import check_useful, make_kinds
 from .checkpoint import Checkpoint, Finished, Position, load_checkpoint, save_checkpoint
 from .data import ImageCheck, open_training_data
 from .inputs import PartInputs, load_part
 from .metering import UseMeter
-from .optimiser import LEARNING_RATES
+from .results import Trained, save_trained
 from .rung import RungTraining
 from .scoring import Stop
 
@@ -175,52 +166,17 @@ class Trainer:
                     return None
                 scores[name] = score
         rung.close()
-        tensors = rung.patch_tensors()
-        kinds = self._spec.kinds if rung.fraction == 0 else (*self._spec.kinds, PatchKind.BASE_FRACTION)
-        counts = rung.counts()
-        parameters = sum(counts.values())
-        metadata = PatchMetadata(
-            base=self._base.name,
-            base_hash=self._base.hash,
-            task=self._task.name,
-            labels=self._task.labels,
-            kinds=kinds,
+        trained = Trained(
+            base=self._base,
+            task=self._task,
             resolution=rung.resolution,
-            preprocessing=self._task.preprocessing,
-            options=self._spec.options,
-            parameters=parameters,
-            parameters_by_kind=counts,
-            base_parameters=self._base.parameters_count,
-            training=TrainingRecord(
-                job_id=self._job_id,
-                kinds=kinds,
-                epochs=self._spec.epochs,
-                steps=self._position.step,
-                train_samples=len(self._data.train),
-                seed=self._spec.seed,
-                learning_rate=self._spec.learning_rate or max(LEARNING_RATES[kind] for kind in self._spec.kinds),
-                batch_size=self._spec.batch_size,
-                seconds=self._position.seconds,
-                reach=self._position.reach,
-                fraction=self._position.fraction,
-                final_loss=self._position.loss,
-                validation=scores["validation"],
-                test=scores.get("test"),
-            ),
-            created_s=time.time(),
+            kinds=self._spec.kinds if rung.fraction == 0 else (*self._spec.kinds, PatchKind.BASE_FRACTION),
+            counts=rung.counts(),
+            tensors=rung.patch_tensors(),
+            scores=scores,
+            train_samples=len(self._data.train),
         )
-        patch_id, path = save_patch(Patch(metadata, tensors), self._patches_dir)
-        result = RungResult(
-            resolution=rung.resolution,
-            patch_id=patch_id,
-            parameters=parameters,
-            share=parameters / self._base.parameters_count,
-            bytes=path.stat().st_size,
-            validation=scores["validation"],
-            test=scores.get("test"),
-            seconds=self._position.seconds,
-        )
-        finished = Finished(result=result, metadata=metadata)
+        finished = save_trained(trained, self._spec, self._position, self._job_id, self._patches_dir)
         self._rung = self._meter = None
         self._position = Position(rung=self._position.rung + 1, finished=(*self._position.finished, finished))
         save_checkpoint(self._checkpoint_dir, Checkpoint(self._position, {}))
