@@ -7,7 +7,8 @@ Three parts that never mix: train, validation (chosen from train by a fixed hash
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,7 @@ DIGITS = f"{BUILT_IN}digits"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VALIDATION_SHARE = 0.15
 TEST_SHARE = 0.25  # of data sets that bring no test part of their own
+CLASS_HINT = "Each class needs at least two training images, and the data set at least two classes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +50,36 @@ class DataSet:
 
 
 def open_data(data: str) -> DataSet:
-    """List a data set. Raises DataSetError naming the directory or class when it cannot be trained on."""
+    """List a data set. Raises DataSetError that names all that keeps it from being trained on."""
+    found, problems = list_data(data)
+    if problems:
+        raise DataSetError(f"The data set {data} cannot be trained on: {'; '.join(problems)}.", hint=CLASS_HINT)
+    return found
+
+
+def list_data(data: str) -> tuple[DataSet, list[str]]:
+    """List a data set, with a clause for each thing that keeps it from being trained on; none when it can be.
+
+    Raises DataSetError when it cannot even be listed.
+    """
     if data.startswith(BUILT_IN) and data != DIGITS:
         raise DataSetError(f"There is no data set '{data}'.", hint=f"Name {DIGITS} or a directory with train/CLASS/*.")
-    found = _digits() if data == DIGITS else _directory(Path(data))
-    for part in ("train", "validation"):
-        present = {sample.label for sample in getattr(found, part)}
-        for index, label in enumerate(found.labels):
-            if index not in present:
-                raise DataSetError(
-                    f"Class '{label}' of {data} has no image in its {part} part.",
-                    hint="Each class needs at least two training images.",
-                )
-    return found
+    if data == DIGITS:
+        return _digits(), []
+    found, problems = _directory(Path(data))
+    return found, [*problems, *_missing(found)]
+
+
+def _missing(found: DataSet) -> Iterator[str]:
+    """A clause for each class that lacks images to learn from or to validate on."""
+    counts = {part: Counter(sample.label for sample in getattr(found, part)) for part in ("train", "validation")}
+    for index, label in enumerate(found.labels):
+        train, validation = counts["train"][index], counts["validation"][index]
+        if not train and not validation:
+            yield f"class '{label}' has no image in train"
+        elif not train:
+            count = f"{validation} image{'s' if validation > 1 else ''}"
+            yield f"class '{label}' has {count}, kept for validation, and none to learn from"
 
 
 def pixels(samples: Sequence[Sample], resolution: int, pre: Preprocessing) -> Tensor:
@@ -137,27 +156,25 @@ def _constant(grey: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Callable
     return lambda _side: Image.fromarray(grey, "L").convert("RGB")
 
 
-def _directory(root: Path) -> DataSet:
+def _directory(root: Path) -> tuple[DataSet, list[str]]:
+    """The data set, and clauses on classes that do not agree."""
     train_root, test_root = root / "train", root / "test"
     try:
         labels = tuple(sorted(p.name for p in train_root.iterdir() if p.is_dir() and not p.name.startswith(".")))
     except OSError as error:
         raise DataSetError(f"The data set {root} cannot be read: {train_root}: {error.strerror}.") from error
+    problems = []
     if len(labels) < 2:
-        raise DataSetError(f"The data set {root} has {len(labels)} classes; a classifier needs at least two.")
+        problems.append(f"it has {len(labels)} class{'' if labels else 'es'}, and a classifier needs at least two")
     listed = _files(train_root, labels)
     if test_root.is_dir():
-        strangers = {p.name for p in test_root.iterdir() if p.is_dir()} - set(labels)
-        if strangers:
-            raise DataSetError(
-                f"Class '{min(strangers)}' of {root} stands in test but not in train.",
-                hint="Remove it, or add training images.",
-            )
+        strangers = {p.name for p in test_root.iterdir() if p.is_dir() and not p.name.startswith(".")} - set(labels)
+        problems += [f"class '{name}' stands in test but not in train" for name in sorted(strangers)]
         test = _files(test_root, labels)
     else:
         listed, test = _part(listed, TEST_SHARE)
     train, validation = _part(listed, VALIDATION_SHARE)
-    return DataSet(labels, tuple(train), tuple(validation), tuple(test))
+    return DataSet(labels, tuple(train), tuple(validation), tuple(test)), problems
 
 
 def _files(root: Path, labels: Sequence[str]) -> list[Sample]:

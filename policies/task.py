@@ -157,6 +157,10 @@ class TrainingRecord(Frozen):
     reach: float = Field(1.0, description="the least depth, from the head down, that patch parameters trained in")
     fraction: float = Field(0.0, description="the largest share of the base that was unfrozen")
     final_loss: float | None = None
+    best_epoch: int | None = Field(None, description="the epoch that the weights are of, with early stopping")
+    validation_digest: str = Field(
+        "", description="of the validation images and classes at this resolution: figures of equal ones compare"
+    )
     validation: Evaluation
     test: Evaluation | None = None
 
@@ -220,6 +224,13 @@ class TrainSpec(Frozen):
     max_samples: int | None = Field(
         None, ge=8, description="use at most this many training images of the data set; examples are always used"
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="epochs without a better validation score after which a rung ends, with the weights of its best "
+        "epoch; absent: all epochs, with the weights of the last",
+    )
     examples: bool = Field(True, description="learn from the task's examples as well, where the policy gives consent")
 
     @model_validator(mode="after")
@@ -258,8 +269,13 @@ class JobProgress(Frozen):
     steps: int = Field(0, description="steps of this rung in all")
     loss: float | None = None
     samples_per_s: float | None = None
+    rate_share: float | None = Field(None, description="of the learning rates that the rung began with")
+    validation: float | None = Field(None, description="top-1 on the validation part after the last epoch done")
+    best_epoch: int | None = Field(None, description="the epoch of this rung with the best validation score so far")
+    kept_from: int | None = Field(None, description="the first unit that still runs where features are kept on disk")
+    kept_bytes: int = Field(0, description="what kept features take of the disk")
     plan: TrainingPlan | None = None
-    phase: str = Field("", description="loading, features, training, evaluating, publishing")
+    phase: str = Field("", description="checking images, loading, features, training, evaluating, waiting")
 
 
 class RungResult(Frozen):
@@ -274,5 +290,7 @@ class RungResult(Frozen):
     validation: Evaluation
     test: Evaluation | None
     seconds: float
+    rival_id: str | None = Field(None, description="the patch that was in force when it was done, if any")
+    rival: Evaluation | None = Field(None, description="what that one scores on the same validation images")
     published: bool = Field(False, description="whether it became the rung in force")
     note: str = ""

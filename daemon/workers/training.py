@@ -65,8 +65,7 @@ class TrainingWorker:
             Path(message.checkpoint_dir),
             Path(message.patches_dir),
         )
-        for note in self._trainer.notes:
-            self._channel.send(Note(message=note))
+        self._tell_notes()
         for finished in self._trainer.finished:  # the control plane may not have heard of the last one
             self._tell(finished)
 
@@ -77,6 +76,7 @@ class TrainingWorker:
         trainer, wall, cpu = self._trainer, time.monotonic(), time.process_time()
         for finished in trainer.run_slice(message.plan, message.seconds, self._channel.waiting, self._report):
             self._tell(finished)
+        self._tell_notes()
         seconds, cpu_seconds = time.monotonic() - wall, time.process_time() - cpu
         uses = trainer.take_uses()
         if trainer.done:
@@ -84,6 +84,11 @@ class TrainingWorker:
             return
         progress = trainer.progress("waiting", message.plan)
         self._channel.send(SliceDone(seconds=seconds, cpu_seconds=cpu_seconds, progress=progress, uses=uses))
+
+    def _tell_notes(self) -> None:
+        if self._trainer is not None:
+            for note in self._trainer.take_notes():
+                self._channel.send(Note(message=note))
 
     def _report(self, progress: JobProgress) -> None:
         self._channel.send(Progress(progress=progress))

@@ -3,7 +3,7 @@
 from .batch_renorm import BatchRenorm2d
 from .efficientnet_lite import EfficientNetLite
 from .mobilenet_v2 import MobileNetV2
-from .parts import features_of, final_layer, unit_of, units_of
+from .parts import can_start_at, features_of, final_layer, reaching, starting_at, unit_of, units_of
 from .ssdlite import SSDLite
 
 __all__ = [
@@ -11,8 +11,11 @@ __all__ = [
     "EfficientNetLite",
     "MobileNetV2",
     "SSDLite",
+    "can_start_at",
     "features_of",
     "final_layer",
+    "reaching",
+    "starting_at",
     "unit_of",
     "units_of",
 ]

@@ -142,15 +142,19 @@ class InvertedResidualNetwork(nn.Module):
         """Stem, each block and neck in forward order; a training plan's `reach` is a share of these."""
         return (self.stem, *self.blocks, self.neck)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Pooled features [N, neck] of images [N, 3, R, R]."""
-        for unit in self.units:
+    def features(self, x: Tensor, first: int = 0) -> Tensor:
+        """Pooled features [N, neck] of images [N, 3, R, R], or of what reaches unit `first`."""
+        for unit in self.units[first:]:
             x = unit(x)
         return x.mean((2, 3))
 
+    def tail(self, x: Tensor, first: int) -> Tensor:
+        """Logits [N, classes] of what reaches unit `first`: the units below it are not run."""
+        return cast(Tensor, self.classifier(self.features(x, first)))
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, classes] of images [N, 3, R, R]."""
-        return cast(Tensor, self.classifier(self.features(x)))
+        return self.tail(x, 0)
 
 
 class EfficientNetLite(InvertedResidualNetwork):

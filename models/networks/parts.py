@@ -62,3 +62,28 @@ def features_of(network: nn.Module, inputs: Tensor) -> Tensor:
     finally:
         hook.remove()
     raise BadInputError(f"The network {type(network).__name__} answers without using its last linear layer.")
+
+
+def can_start_at(network: nn.Module, first: int) -> bool:
+    """Whether the network can be run from its unit `first` on, given what reaches that: any can from its head on."""
+    return 0 < first <= len(units_of(network)) and (first == len(units_of(network)) or hasattr(network, "tail"))
+
+
+def reaching(network: nn.Module, inputs: Tensor, first: int) -> Tensor:
+    """What reaches unit `first` for `inputs` [N, 3, R, R]; features [N, F] where that is the head.
+
+    Wants `can_start_at(network, first)`.
+    """
+    units = units_of(network)
+    if first == len(units):
+        return features_of(network, inputs)
+    for unit in units[:first]:
+        inputs = unit(inputs)
+    return inputs
+
+
+def starting_at(network: nn.Module, head: str, given: Tensor, first: int) -> Tensor:
+    """Logits [N, C] of what `reaching` gave; `head` is the path of the final layer."""
+    if first == len(units_of(network)):
+        return network.get_submodule(head)(given)  # type: ignore[no-any-return]
+    return network.tail(given, first)  # type: ignore[no-any-return, operator]

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...policies.snapshot import Frozen
 from ...policies.task import PatchMetadata, RungResult
 from ..durable import write_durably
+from .course import Course
 
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
@@ -28,11 +29,10 @@ class Finished(Frozen):
 class Position(Frozen):
     """Where a job stands, beside its tensors."""
 
-    format: int = 1
-    rung: int = Field(0, description="index of the rung in hand")
-    step: int = Field(0, description="steps done in it")
+    format: int = 2
+    resolution: int | None = Field(None, description="the rung in hand; absent between two")
+    course: Course = Course()
     seconds: float = Field(0.0, description="wall seconds spent on it")
-    loss: float | None = None
     fraction: float = Field(0.0, description="largest share of the base that was unfrozen in it")
     reach: float = Field(1.0, description="least reach of its slices")
     finished: tuple[Finished, ...] = ()
@@ -40,10 +40,18 @@ class Position(Frozen):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A position with the tensors it needs: parameters under 'p.', optimiser state under 'o.'."""
+    """A position with the tensors it needs, each called by what it is of and its parameter's name.
+
+    `p.` parameters as they are, `o.FIELD.` their optimiser state, `g.` parameters at the end of the last good epoch,
+    `b.` parameters at the end of the best epoch where that is another one.
+    """
 
     position: Position
     tensors: Mapping[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors called `prefix` and a name, by that name."""
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:

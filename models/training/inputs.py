@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...policies.task import Preprocessing, TrainSpec
 from ..datasets import Sample, normalised, pixels
+from .scoring import Stop
 
 SUBSET_SALT = 7919  # keeps the choice of a subset apart from the order of an epoch
 
@@ -25,10 +26,29 @@ class Part:
     classes: Tensor  # int64 [N]
 
 
-def load_part(samples: Sequence[Sample], resolution: int, preprocessing: Preprocessing) -> Part:
-    """Decode and resize all of `samples`. Raises DataSetError naming the first image that cannot be read."""
-    classes = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
-    return Part(pixels(samples, resolution, preprocessing), classes)
+class Loading:
+    """Decoding and resizing of a part, image by image: it can be ended between two and goes on where it stood."""
+
+    def __init__(self, samples: Sequence[Sample], resolution: int, preprocessing: Preprocessing) -> None:
+        self._samples, self._resolution, self._preprocessing = samples, resolution, preprocessing
+        self._images: Tensor | None = None  # made when the first one is decoded
+        self._done = 0
+
+    def run(self, should_yield: Stop) -> Part | None:
+        """The part; None when asked to yield before its end. Each call does one image at least.
+
+        Raises DataSetError naming the first image that cannot be read.
+        """
+        side, count = self._resolution, len(self._samples)
+        if self._images is None:
+            self._images = torch.empty((count, side, side, 3), dtype=torch.uint8)
+        while self._done < count:
+            end = self._done + 1
+            self._images[self._done : end] = pixels(self._samples[self._done : end], side, self._preprocessing)
+            self._done = end
+            if end < count and should_yield():
+                return None
+        return Part(self._images, torch.tensor([sample.label for sample in self._samples], dtype=torch.int64))
 
 
 def network_inputs(images: Tensor, preprocessing: Preprocessing, memory_format: torch.memory_format) -> Tensor:
@@ -106,6 +126,13 @@ class PartInputs:
     def resolution(self) -> int:
         """The side of the images, pixels."""
         return self.part.images.shape[1]
+
+    def digest(self) -> str:
+        """sha256 (hex) over images and classes: whether figures or features are of the same ones."""
+        digest = hashlib.sha256(f"{tuple(self.part.images.shape)}\n".encode())
+        digest.update(self.part.images.numpy().data)
+        digest.update(self.part.classes.numpy().data)
+        return digest.hexdigest()
 
     def inputs(self, start: int, end: int) -> Tensor:
         """Images `start` to `end` as they are, float32 [end - start, 3, R, R]."""

@@ -75,13 +75,18 @@ class NamedAdam:
         for parameter in self._parameters.values():
             parameter.grad = None
 
-    def step(self, number: int, total: int) -> float:
+    def gradient_norm(self) -> float:
+        """The Euclidean norm of all gradients; not finite where one of them is not."""
+        gradients = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
+    def step(self, number: int, total: int, rate: float = 1.0) -> float:
         """One step; its rates follow a cosine (Loshchilov and Hutter 2017) from step `number` of `total` alone.
 
-        The share of the first rate that it took comes back.
+        The share of the rates given to `add` that it took comes back: the cosine's, times `rate`.
         """
         assert self._adam is not None
-        share = 0.5 * (1.0 + math.cos(math.pi * number / total))
+        share = rate * 0.5 * (1.0 + math.cos(math.pi * number / total))
         for group in self._adam.param_groups:
             group["lr"] = group["base_lr"] * share
         self._adam.step()

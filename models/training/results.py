@@ -28,6 +28,9 @@ class Trained:
     tensors: Mapping[str, Tensor]
     scores: Mapping[str, Evaluation]  # by part: validation, and test where there is one
     train_samples: int
+    validation_digest: str = ""  # `PartInputs.digest` of the validation part
+    rival_id: str | None = None  # the patch in force, and its score on the same validation images
+    rival: Evaluation | None = None
 
 
 def save_trained(rung: Trained, spec: TrainSpec, at: Position, job_id: str, directory: Path) -> Finished:
@@ -45,22 +48,7 @@ def save_trained(rung: Trained, spec: TrainSpec, at: Position, job_id: str, dire
         parameters=parameters,
         parameters_by_kind=dict(rung.counts),
         base_parameters=rung.base.parameters_count,
-        training=TrainingRecord(
-            job_id=job_id,
-            kinds=rung.kinds,
-            epochs=spec.epochs,
-            steps=at.step,
-            train_samples=rung.train_samples,
-            seed=spec.seed,
-            learning_rate=spec.learning_rate or max(LEARNING_RATES[kind] for kind in spec.kinds),
-            batch_size=spec.batch_size,
-            seconds=at.seconds,
-            reach=at.reach,
-            fraction=at.fraction,
-            final_loss=at.loss,
-            validation=rung.scores["validation"],
-            test=rung.scores.get("test"),
-        ),
+        training=_record(rung, spec, at, job_id),
         created_s=time.time(),
     )
     patch_id, path = save_patch(Patch(metadata, rung.tensors), directory)
@@ -73,5 +61,30 @@ def save_trained(rung: Trained, spec: TrainSpec, at: Position, job_id: str, dire
         validation=rung.scores["validation"],
         test=rung.scores.get("test"),
         seconds=at.seconds,
+        rival_id=rung.rival_id,
+        rival=rung.rival,
     )
     return Finished(result=result, metadata=metadata)
+
+
+def _record(rung: Trained, spec: TrainSpec, at: Position, job_id: str) -> TrainingRecord:
+    course = at.course
+    rate = spec.learning_rate or max(LEARNING_RATES[kind] for kind in spec.kinds)
+    return TrainingRecord(
+        job_id=job_id,
+        kinds=rung.kinds,
+        epochs=len(course.curve) or spec.epochs,
+        steps=course.step,
+        train_samples=rung.train_samples,
+        seed=spec.seed,
+        learning_rate=rate * course.rate,
+        batch_size=spec.batch_size,
+        seconds=at.seconds,
+        reach=at.reach,
+        fraction=at.fraction,
+        final_loss=course.loss,
+        best_epoch=None if spec.patience is None or course.best is None else course.best.epoch,
+        validation_digest=rung.validation_digest,
+        validation=rung.scores["validation"],
+        test=rung.scores.get("test"),
+    )

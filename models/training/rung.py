@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +18,20 @@ from torch import Tensor, nn
 from ...policies.decision import TrainingPlan
 from ...policies.errors import TrainingError
 from ...policies.task import Evaluation, PatchKind, TaskSpec, TrainSpec
+from ...policies.training_costs import EVALUATION_FACTOR
 from ..bases import Base
-from ..networks import features_of, unit_of, units_of
+from ..networks import can_start_at, starting_at, unit_of, units_of
 from ..patched import PatchedNetwork
 from ..patches import make_kinds, owners, trainable
 from ..patches.base_fraction import BaseFraction
 from ..patches.shapes import copy_of
+from .features import FeatureStore
+from .frozen import FrozenFeatures
 from .inputs import PartInputs, StepOrder, micro_batches
 from .objective import Labels, MicroBatch, Objective
 from .optimiser import LEARNING_RATES, NamedAdam
-from .scoring import Scoring, Stop
+from .parts import TRAIN
+from .scoring import FromFeatures, Scoring, Stop
 
 EVALUATION_BATCH = 64
 
@@ -55,9 +60,13 @@ class RungTraining:
         spec: TrainSpec,
         inputs: PartInputs,
         restored: Mapping[str, Tensor],
+        store: FeatureStore,
         objective: Objective | None = None,
     ) -> None:
-        """Begin the rung of `inputs`' resolution, or go on with it where `restored` holds what `state` gave."""
+        """Begin the rung of `inputs`' resolution, or go on with it where `restored` holds what `state` gave.
+
+        Where it holds parameters alone, those are gone on from with a new optimiser state.
+        """
         self.resolution, self.fraction = inputs.resolution, 0.0
         self.samples_per_s: float | None = None
         self.order = StepOrder(len(inputs.classes), spec, self.resolution)
@@ -67,12 +76,13 @@ class RungTraining:
         self._kinds = make_kinds(spec.kinds, spec.options)
         self._patched = PatchedNetwork(base)
         self._parameters: dict[str, nn.Parameter] = {}
-        self._units: dict[str, int] = {}
+        self._kind_of: dict[str, PatchKind] = {}
+        self._unit_of: dict[str, int] = {}
         self._optimiser = NamedAdam()
         self._scoring = Scoring()
         self._plan = TrainingPlan(paused=False)
-        self._features: Tensor | None = None
-        self._head_only = False
+        settings = f"{task.preprocessing!r} {spec.kinds!r} {spec.options!r}"
+        self._frozen = FrozenFeatures(base, store, settings)
         start = {
             name: tensor
             for kind in reversed(self._kinds)
@@ -86,18 +96,34 @@ class RungTraining:
         for name in sorted(key[2:] for key in restored if key.startswith("p.")):
             if name not in self._parameters:
                 self._add(name, PatchKind.BASE_FRACTION, copy_of(base.network, name))
-                self.fraction = 1.0
         self._optimiser.restore(restored)
 
     def _add(self, name: str, kind: PatchKind, start: Tensor) -> None:
         parameter = self._parameters[name] = nn.Parameter(start, requires_grad=False)
         self._optimiser.add(name, parameter, self._spec.learning_rate or LEARNING_RATES[kind])
+        self._kind_of[name] = kind
+        self._unit_of[name] = self._unit(name)
+
+    def _unit(self, name: str) -> int:
         site, added, _ = name.partition(":")
-        self._units[name] = unit_of(self._network, site if added else name.rpartition(".")[0])
+        return unit_of(self._network, site if added else name.rpartition(".")[0])
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold."""
+        """What a checkpoint must hold: parameters under `p.NAME`, the optimiser's state under `o.FIELD.NAME`."""
         return self._optimiser.state()
+
+    def values(self) -> dict[str, Tensor]:
+        """Copies of the parameters by name."""
+        return {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+
+    def take(self, values: Mapping[str, Tensor]) -> None:
+        """Give the parameters the `values` that they had once; those that there were none of go back to the base's."""
+        self._patched.remove()
+        for name, parameter in self._parameters.items():
+            known = values.get(name)
+            parameter.data.copy_(copy_of(self._network, name) if known is None else known)
+        self._scoring.forget()
+        self.bind()
 
     # what a plan lets train
 
@@ -110,30 +136,45 @@ class RungTraining:
         unfrozen = self._unfrozen(plan)
         for name in sorted(unfrozen - self._parameters.keys()):
             self._add(name, PatchKind.BASE_FRACTION, copy_of(self._network, name))
-        self.fraction = max(self.fraction, plan.fraction)
         units = len(units_of(self._network))
         first = units - round(plan.reach * units)
         for name, parameter in self._parameters.items():
-            own = name in self._own and self._units[name] >= first
+            own = name in self._own and self._unit_of[name] >= first and not (plan.biases_only and self._is_scale(name))
             parameter.requires_grad_(own or name in unfrozen)
             parameter.grad = None
-        deepest = min((self._units[name] for name, p in self._parameters.items() if p.requires_grad), default=None)
+        deepest = min((self._unit_of[name] for name, p in self._parameters.items() if p.requires_grad), default=None)
         if deepest is None:
             raise TrainingError(
                 "The plan trains nothing of this job: it reaches only the head, and the job asked for none.",
                 hint="Add the kind head, or give training a larger allocation.",
             )
-        head_only = deepest >= units
-        if not head_only or not self._head_only:
-            self._features = None
-        self._head_only, self._plan = head_only, plan
+        self._plan = plan
+        self._follow_frozen(deepest)
         self.bind()
 
+    def _is_scale(self, name: str) -> bool:
+        return self._kind_of[name] is PatchKind.SCALE_BIAS and name.endswith(".weight")
+
     def _unfrozen(self, plan: TrainingPlan) -> set[str]:
-        """Names of the base's own tensors that `plan` lets train."""
-        if plan.fraction <= 0:
-            return set()
-        return set(BaseFraction(fraction=plan.fraction).trainable(self._network))
+        """Names of the base's own tensors that `plan` lets train. Raises TrainingError for one that no patch holds."""
+        if plan.tensors:
+            every = BaseFraction().tensors(self._network)
+            wrong = sorted(set(plan.tensors) - set(every) - self._own)
+            if wrong:
+                raise TrainingError(
+                    f"The plan unfreezes {wrong[0]}, which is no tensor of this base that a patch can hold."
+                )
+            return set(plan.tensors)
+        return set(BaseFraction(fraction=plan.fraction).trainable(self._network)) if plan.fraction > 0 else set()
+
+    def _follow_frozen(self, deepest: int) -> None:
+        keep = self._plan.keep_features and self._inputs.augmentation is None and can_start_at(self._network, deepest)
+        if not keep:
+            self._frozen.follow(None, {})
+            return
+        tensors = {**self._constant, **self._parameters}
+        below = {name: tensor for name, tensor in tensors.items() if self._unit(name) < deepest}
+        self._frozen.follow(deepest, below)
 
     def bind(self) -> None:
         """Put the parameters in the base's place. `close` gives it back."""
@@ -144,37 +185,47 @@ class RungTraining:
         self._patched.remove()
 
     @property
-    def needs_features(self) -> bool:
-        """Whether only the head trains and the frozen part's features are not computed yet."""
-        return self._head_only and self._features is None
+    def kept_from(self) -> int | None:
+        """The first unit that still runs where features are kept; None where none are."""
+        return self._frozen.cut
 
-    def compute_features(self) -> None:
-        """Run the frozen part once over the training images: each later epoch costs milliseconds."""
-        count = len(self._inputs.classes)
-        with torch.no_grad():
-            self._features = torch.cat(
-                [
-                    features_of(self._network, self._inputs.inputs(start, min(count, start + EVALUATION_BATCH)))
-                    for start in range(0, count, EVALUATION_BATCH)
-                ]
-            )
+    @property
+    def kept_bytes(self) -> int:
+        """What kept features take of the disk."""
+        return self._frozen.bytes
+
+    def wants_features(self, name: str) -> bool:
+        """Whether features of the part `name` are to be kept and are not all there."""
+        return self._frozen.cut is not None and not self._frozen.ready(name)
+
+    def compute_features(self, name: str, part: PartInputs, should_yield: Stop) -> bool:
+        """Features of the frozen units for what is left of a part; False when ended before its end."""
+        return self._frozen.compute(name, part, self._evaluation_batch(), should_yield)
+
+    def forgo_features(self) -> None:
+        """Keep none: there is no room for them."""
+        self._frozen.forgo()
 
     # steps
 
-    def step(self, number: int) -> StepReport:
-        """Optimiser step `number` of the rung. Raises TrainingError when the loss is no longer a number."""
+    def step(self, number: int, rate: float = 1.0) -> StepReport:
+        """Optimiser step `number` of the rung, with `rate` times the usual rates.
+
+        Raises NotFiniteError when loss or gradients are no longer numbers; then no parameter has moved.
+        """
         began = time.perf_counter()
         epoch, chosen = self.order.batch(number)
         loss = self.accumulate(epoch, chosen)
+        where = f"at step {number + 1} of the {self.resolution} px rung"
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss became {loss} at step {number + 1} of the {self.resolution} px rung.",
-                hint="Submit again with a lower learning rate.",
-            )
-        share = self._optimiser.step(number, self.order.total)
+            raise NotFiniteError(f"The loss became {loss} {where}")
+        norm = self._optimiser.gradient_norm()
+        if not math.isfinite(norm):
+            raise NotFiniteError(f"The gradients became {norm} {where}")
+        share = self._optimiser.step(number, self.order.total, rate)
         seconds = time.perf_counter() - began
-        rate = len(chosen) / max(1e-9, seconds)
-        self.samples_per_s = rate if self.samples_per_s is None else 0.9 * self.samples_per_s + 0.1 * rate
+        speed = len(chosen) / max(1e-9, seconds)
+        self.samples_per_s = speed if self.samples_per_s is None else 0.9 * self.samples_per_s + 0.1 * speed
         self._scoring.forget()
         return StepReport(loss, len(chosen), seconds, share)
 
@@ -196,33 +247,43 @@ class RungTraining:
 
     def logits_of(self, epoch: int, chosen: Tensor) -> Tensor:
         """The network's answers [n, C] on training images `chosen`, with what the plan lets train in the graph."""
-        if self._features is not None:
-            head: nn.Module = self._network.get_submodule(self._base.head)
-            return head(self._features[chosen])  # type: ignore[no-any-return]
+        if self._frozen.cut is not None and self._frozen.ready(TRAIN):
+            return self._from_features(self._frozen.chosen(TRAIN, chosen))
         return self._network(self._inputs.of_step(epoch, chosen))  # type: ignore[no-any-return]
+
+    def _from_features(self, rows: Tensor) -> Tensor:
+        assert self._frozen.cut is not None
+        return starting_at(self._network, self._base.head, rows, self._frozen.cut)
 
     # scores and results
 
     def evaluate(self, name: str, part: PartInputs, should_yield: Stop) -> Evaluation | None:
         """Top-1 on the part called `name`; None when asked to yield before the end, then the next call goes on."""
         self.bind()
+        size = self._evaluation_batch()
+        if self._frozen.cut is not None and self._frozen.ready(name):
+            kept = FromFeatures(part.classes, partial(self._frozen.between, name))
+            return self._scoring.score(name, kept, self._from_features, size, should_yield)
+        return self._scoring.score(name, part, self._network, size, should_yield)
+
+    def _evaluation_batch(self) -> int:
         micro = self._plan.micro_batch
-        batch = EVALUATION_BATCH if micro is None else min(EVALUATION_BATCH, 2 * micro)
-        return self._scoring.score(name, part, self._network, batch, should_yield)
+        return EVALUATION_BATCH if micro is None else min(EVALUATION_BATCH, EVALUATION_FACTOR * micro)
 
     def check_finite(self) -> None:
-        """Raises TrainingError naming the first trained tensor that holds a value that is not a number."""
+        """Raises NotFiniteError naming the first trained tensor that holds a value that is not a number."""
         for name, parameter in self._parameters.items():
             if not bool(torch.isfinite(parameter).all()):
-                raise TrainingError(
-                    f"The tensor {name} of the {self.resolution} px rung is no longer finite after its last step.",
-                    hint="Submit again with a lower learning rate.",
-                )
+                raise NotFiniteError(f"The tensor {name} of the {self.resolution} px rung is no longer finite")
 
     def patch_tensors(self) -> dict[str, Tensor]:
         """All tensors of the patch: what was trained, and what belongs to its kinds without being trained."""
-        trained = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
-        return {**self._constant, **trained}
+        return {**self._constant, **self.values()}
+
+    @property
+    def unfreezes(self) -> bool:
+        """Whether the patch holds tensors of the base that its kinds do not own."""
+        return not self._parameters.keys() <= self._own
 
     def counts(self) -> dict[PatchKind, int]:
         """Numbers in the patch that an optimiser may move, kind by kind."""
@@ -232,3 +293,7 @@ class RungTraining:
             kind = owned[name].kind if name in self._own else PatchKind.BASE_FRACTION
             counts[kind] = counts.get(kind, 0) + parameter.numel()
         return counts
+
+
+class NotFiniteError(TrainingError):
+    """A loss, a gradient or a parameter is no longer a number; the message is a clause without its full stop."""

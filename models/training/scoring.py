@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -22,9 +23,18 @@ class Scored(Protocol):
         """int64 [N]."""
         ...
 
-    def inputs(self, start: int, end: int) -> Tensor:
-        """What `forward` takes, of images `start` to `end`."""
+    @property
+    def inputs(self) -> Callable[[int, int], Tensor]:
+        """What `forward` takes, of the images from one index to another."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class FromFeatures:
+    """A part in the form of features that are kept of it."""
+
+    classes: Tensor
+    inputs: Callable[[int, int], Tensor]
 
 
 class Scoring:

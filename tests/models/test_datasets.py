@@ -88,13 +88,13 @@ def test_a_broken_image_is_named(directory: Path) -> None:
 
 def test_an_empty_class_is_named(directory: Path) -> None:
     (directory / "train" / "emu").mkdir()
-    with pytest.raises(DataSetError, match="Class 'emu'"):
+    with pytest.raises(DataSetError, match="class 'emu'"):
         open_data(str(directory))
 
 
 def test_a_class_that_stands_only_in_test_is_named(directory: Path) -> None:
     make(directory, "test", "fox", 1)
-    with pytest.raises(DataSetError, match="Class 'fox'"):
+    with pytest.raises(DataSetError, match="class 'fox'"):
         open_data(str(directory))
 
 
@@ -104,5 +104,5 @@ def test_one_class_or_no_directory_is_refused(tmp_path: Path, find: object) -> N
     with pytest.raises(DataSetError, match="cannot be read"):
         find(str(tmp_path / "nowhere"))
     make(tmp_path, "train", "only", 3)
-    with pytest.raises(DataSetError, match="1 classes"):
+    with pytest.raises(DataSetError, match="1 class"):
         find(str(tmp_path))

@@ -220,15 +220,14 @@ def test_a_parameter_that_the_last_step_made_infinite_is_never_published(
 ) -> None:
     step = RungTraining.step
 
-    def last_step_diverges(rung: RungTraining, number: int) -> StepReport:
-        report = step(rung, number)
+    def last_step_diverges(rung: RungTraining, number: int, rate: float) -> StepReport:
+        report = step(rung, number, rate)
         rung._parameters["classifier.bias"].data[0] = math.inf
         return report
 
     trainer = bench.trainer(SMALL)
     monkeypatch.setattr(RungTraining, "step", last_step_diverges)
-    monkeypatch.setattr(trainer, "_steps", 1)
-    with pytest.raises(TrainingError, match=r"classifier\.bias of the 32 px rung is no longer finite"):
+    with pytest.raises(TrainingError, match=r"classifier\.bias of the 32 px rung is no longer finite, again"):
         list(trainer.run_slice(PLAN, 600, lambda: False, lambda _progress: None))
     assert not list(bench.patches.iterdir())
 
@@ -249,7 +248,7 @@ def test_broken_images_of_any_part_are_named_before_the_first_step(base: Base, t
     patches.mkdir()
     trainer = Trainer(base, task, SMALL.model_copy(update={"task": "pets"}), "job-1", checkpoints, patches)
     reports: list[str] = []
-    with pytest.raises(DataSetError, match="2 of the data set's images") as caught:
+    with pytest.raises(DataSetError, match="2 images are broken") as caught:
         list(trainer.run_slice(PLAN, 600, lambda: False, lambda progress: reports.append(progress.phase)))
     assert str(truncated) in str(caught.value)
     assert str(text) in str(caught.value)
@@ -289,12 +288,12 @@ def test_a_slice_that_cannot_be_written_leaves_the_job_standing_and_the_next_one
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(tmp_path: Path) -> None:
     for step in (1, 2):
-        save_checkpoint(tmp_path, Checkpoint(Position(step=step), {"p.x": torch.full((3,), float(step))}))
+        save_checkpoint(tmp_path, Checkpoint(Position(seconds=step), {"p.x": torch.full((3,), float(step))}))
     current = tmp_path / CURRENT
     current.write_bytes(current.read_bytes()[:-5])
     found, notes = load_checkpoint(tmp_path)
     assert found is not None
-    assert found.position.step == 1
+    assert found.position.seconds == 1
     assert torch.equal(found.tensors["p.x"], torch.ones(3))
     assert len(notes) == 1
     assert str(current) in notes[0]
