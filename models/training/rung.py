@@ -208,6 +208,10 @@ class RungTraining:
 
     # steps
 
+    def size(self, number: int) -> int:
+        """How many images step `number` takes."""
+        return self.order.size(number)
+
     def step(self, number: int, rate: float = 1.0) -> StepReport:
         """Optimiser step `number` of the rung, with `rate` times the usual rates.
 
