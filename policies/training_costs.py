@@ -20,7 +20,10 @@ from .snapshot import Frozen
 from .task import PatchKind
 
 Precision = Literal["f32", "bf16"]
-EVALUATION_FACTOR = 2  # an evaluation takes batches of at most so many micro-batches: it keeps nothing for a backward
+# An evaluation keeps nothing for a backward pass, so it takes larger batches: of so many images, and under a plan with
+# micro-batches of at most so many of these.
+EVALUATION_BATCH = 64
+EVALUATION_FACTOR = 2
 
 
 class TensorKind(StrEnum):
@@ -47,6 +50,9 @@ class TensorCost(Frozen):
     gradient_ms: float = Field(ge=0, description="per image: its own gradient, once the layer's output has one")
     gradient_call_ms: float = Field(ge=0, description="per pass: the same, whatever the images")
     kept_bytes: int = Field(ge=0, description="per image: kept for its gradient beyond what the input gradients keep")
+    kept_beside_norms_bytes: int = Field(
+        ge=0, description="per image: the same where the unit's scales and biases train too, which may keep it already"
+    )
     reach_share: float = Field(
         ge=0, le=1, description="of the unit's input gradient: what lies between the unit's output and this layer's"
     )

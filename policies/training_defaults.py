@@ -54,6 +54,7 @@ def _tensor(tensor: TensorCost, scale: float) -> TensorCost:
             "parameters": round(tensor.parameters * scale),
             "gradient_ms": tensor.gradient_ms * scale,
             "kept_bytes": round(tensor.kept_bytes * scale),
+            "kept_beside_norms_bytes": round(tensor.kept_beside_norms_bytes * scale),
             "reach_bytes": round(tensor.reach_bytes * scale),
         }
     )

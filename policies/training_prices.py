@@ -14,6 +14,7 @@ from statistics import fmean
 
 from .errors import BadInputError
 from .training_costs import (
+    EVALUATION_BATCH,
     EVALUATION_FACTOR,
     AddedLayer,
     JobOutline,
@@ -85,11 +86,6 @@ class StepPrice:
     def evaluation_ms(self, *, kept: bool, read_ms: float) -> float:
         """Answering one image."""
         return self.upper_image_ms + (self.feature_bytes * read_ms if kept else self.frozen_image_ms)
-
-    def image_bytes(self, *, kept: bool) -> int:
-        """What an image of a micro-batch takes at the highest moment, evaluations in larger batches counted in."""
-        frozen = 0 if kept else self.frozen_image_bytes
-        return max(self.kept_image_bytes, EVALUATION_FACTOR * max(frozen, self.upper_image_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,11 +227,13 @@ class _Resolution:
 
 
 def _unit_sum(way: PassCost, tensors: Sequence[TensorCost], added: Sequence[Site], *, partly: bool) -> _UnitSum:
-    share, kept = 1.0, way.kept_bytes + sum(tensor.kept_bytes for tensor in tensors)
+    beside = any(tensor.kind is TensorKind.SCALE for tensor in tensors)
+    own = {t.name: t.kept_beside_norms_bytes if beside else t.kept_bytes for t in tensors}
+    share, kept = 1.0, way.kept_bytes + sum(own.values())
     if partly and tensors and not added:
         deepest = max(tensors, key=lambda tensor: (tensor.reach_share, tensor.reach_bytes))
-        share, kept = deepest.reach_share, max(tensor.reach_bytes for tensor in tensors)
-        kept += sum(tensor.kept_bytes for tensor in tensors if tensor is not deepest)
+        reached = max(tensor.reach_bytes for tensor in tensors)
+        share, kept = deepest.reach_share, min(kept, reached + sum(own.values()) - own[deepest.name])
     image = way.forward_ms + share * way.input_gradient_ms + sum(tensor.gradient_ms for tensor in tensors)
     call = way.forward_call_ms + share * way.input_gradient_call_ms + sum(t.gradient_call_ms for t in tensors)
     for site in added:
@@ -356,6 +354,7 @@ def _mixed(
             update={
                 "gradient_ms": mix(a.gradient_ms, b.gradient_ms),
                 "kept_bytes": round(mix(a.kept_bytes, b.kept_bytes)),
+                "kept_beside_norms_bytes": round(mix(a.kept_beside_norms_bytes, b.kept_beside_norms_bytes)),
                 "reach_bytes": round(mix(a.reach_bytes, b.reach_bytes)),
             }
         )
@@ -433,25 +432,39 @@ class JobPrices:
             cost=own_ms / self._full_ms,
             step_cpu_ms=cpu_ms,
             step_ms=cpu_ms / self.prices.costs.threads,
-            memory_bytes=round(self._memory(price, micro, kept=kept) * memory),
+            memory_bytes=round(self._memory(price, run) * memory),
         )
 
     def largest(self, price: StepPrice, run: Run, cap: int | None) -> Run | None:
         """The same run in micro-batches as large as the cap allows, by halving; None where not one image is."""
         micro = self.batch
         memory = self._correction(run)[1]
-        while cap is not None and round(self._memory(price, micro, kept=run.keep_features) * memory) > cap:
+        while True:
+            sized = Run(run.resolution, run.lean, run.keep_features, None if micro == self.batch else micro)
+            if cap is None or round(self._memory(price, sized) * memory) <= cap:
+                return sized
             if micro == 1:
                 return None
             micro //= 2
-        return Run(run.resolution, run.lean, run.keep_features, None if micro == self.batch else micro)
 
     def features_bytes(self, price: StepPrice) -> int:
         """What the kept features of all training and validation images take on disk."""
         return (self.job.train_images + self.job.validation_images) * price.feature_bytes
 
-    def _memory(self, price: StepPrice, micro: int, *, kept: bool) -> int:
-        return self.prices.costs.step.workspace_bytes + price.state_bytes + micro * price.image_bytes(kept=kept)
+    def _memory(self, price: StepPrice, run: Run) -> int:
+        """The peak of steps, evaluations and the making of features."""
+        micro = run.micro_batch or self.batch
+        answered = EVALUATION_BATCH
+        if run.micro_batch is not None:
+            answered = min(answered, EVALUATION_FACTOR * run.micro_batch)
+        ready = run.keep_features and self._is_made(price, run.resolution)
+        frozen = 0 if ready else price.frozen_image_bytes
+        images = max(micro * price.kept_image_bytes, answered * max(frozen, price.upper_image_bytes))
+        return self.prices.costs.step.workspace_bytes + price.state_bytes + images
+
+    def _is_made(self, price: StepPrice, resolution: int) -> bool:
+        """Whether the features that a plan wants are on the disk already."""
+        return self.job.kept_from == price.lowest and self.job.in_hand == resolution
 
     def _epoch_ms(self, price: StepPrice, micro: int, *, kept: bool) -> float:
         """All steps of an epoch over the training images, and the evaluation after it."""
@@ -462,10 +475,10 @@ class JobPrices:
 
     def _making_ms(self, price: StepPrice, resolution: int) -> float:
         """Computing and writing the features of all training and validation images; 0 where they are there."""
-        if self.job.kept_from == price.lowest and self.job.in_hand == resolution:
+        if self._is_made(price, resolution):
             return 0.0
         images = self.job.train_images + self.job.validation_images
-        passes = math.ceil(images / (EVALUATION_FACTOR * self.batch))
+        passes = math.ceil(images / EVALUATION_BATCH)
         written = price.feature_bytes * self.prices.costs.step.write_ms_per_byte
         return images * (price.frozen_image_ms + written) + passes * price.frozen_pass_ms
 

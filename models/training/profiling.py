@@ -27,7 +27,7 @@ from ...policies.training_costs import (
 from ..bases import Base
 from .inputs import network_inputs
 from .profiling_head import head_cost, step_cost
-from .profiling_layout import Unit, inputs_of, layout, let_train
+from .profiling_layout import TensorPart, Unit, inputs_of, layout, let_train
 from .profiling_memory import KeptBytes, frozen_transient_bytes, kept_bytes
 from .profiling_times import Fitted, Pass, Stopwatch, excess, fitted
 
@@ -191,12 +191,13 @@ class _PassCosts:
         self._kept = {unit: kept for (name, unit), kept in at.kept.items() if name == way}
         self._forward, self._backward = of("norms", "forward"), of("nothing", "backward")
         self._shares = {path: image for path, (image, _) in _means(at.trained[way, "nothing", LARGE]).items()}
-        nothing, norms = of("nothing", "layers"), of("norms", "layers")
-        biases = of("biases", "layers") if (way, "biases", LARGE) in at.trained else norms
+        self._places = at.trained[way, "nothing", LARGE][0].places
+        nothing, norms = of("nothing", "work"), of("norms", "work")
+        biases = of("biases", "work") if (way, "biases", LARGE) in at.trained else norms
         # Torch's own kernel computes the gradients of scale and bias together: there the bias alone costs as both do.
         self._bias = excess(biases, nothing)
         self._scale = excess(norms, biases)
-        self._weight = excess(of("all", "layers"), norms)
+        self._weight = excess(of("all", "work"), norms)
 
     def of(self, unit: Unit) -> PassCost:
         """One unit's."""
@@ -213,9 +214,10 @@ class _PassCosts:
                     name=tensor.name,
                     kind=tensor.kind,
                     parameters=tensor.parameters,
-                    gradient_ms=self._gradient(tensor.kind, tensor.layer)[0],
-                    gradient_call_ms=self._gradient(tensor.kind, tensor.layer)[1],
+                    gradient_ms=self._gradient(tensor, unit)[0],
+                    gradient_call_ms=self._gradient(tensor, unit)[1],
                     kept_bytes=kept.beyond[tensor.name],
+                    kept_beside_norms_bytes=kept.beside_norms[tensor.name],
                     reach_share=self._shares[tensor.layer],
                     reach_bytes=kept.reach[tensor.name],
                 )
@@ -223,11 +225,19 @@ class _PassCosts:
             ),
         )
 
-    def _gradient(self, kind: TensorKind, layer: str) -> Fitted:
-        if kind is TensorKind.OFFSET:  # computed along with the weight's
+    def _gradient(self, tensor: TensorPart, unit: Unit) -> Fitted:
+        """Of the work at its place, the part of one among the tensors of its kind."""
+        if tensor.kind is TensorKind.OFFSET:  # computed along with the weight's
             return 0.0, 0.0
-        by_kind = {TensorKind.SCALE: self._scale, TensorKind.BIAS: self._bias}
-        return by_kind.get(kind, self._weight)[layer]
+        place = self._places[tensor.layer]
+        if tensor.kind in NORM:
+            work = (self._scale if tensor.kind is TensorKind.SCALE else self._bias)[place]
+            alike = sum(t.kind is tensor.kind and self._places[t.layer] == place for t in unit.tensors)
+            return work[0] / alike, work[1] / alike
+        work = self._weight[place]
+        others = [t for t in unit.tensors if t.kind not in (*NORM, TensorKind.OFFSET)]
+        alike = sum(self._places[t.layer] == place for t in others)
+        return work[0] / alike, work[1] / alike
 
 
 def _means(passes: list[Pass]) -> dict[str, Fitted]:

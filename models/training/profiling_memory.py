@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ...policies.training_costs import TensorKind
 from .profiling_layout import Unit, let_train
 
 Module = Callable[[Tensor], Tensor]
@@ -24,12 +25,13 @@ Module = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class KeptBytes:
-    """Of one unit, per image; `reach` and `beyond` by name of tensor (`TensorCost.reach_bytes`, `.kept_bytes`)."""
+    """Of one unit, per image; by name of tensor `reach`, `beyond` and `beside_norms` (see `TensorCost`)."""
 
     input_gradient: int
     transient: int
     reach: Mapping[str, int]
     beyond: Mapping[str, int]
+    beside_norms: Mapping[str, int]
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -90,18 +92,24 @@ def kept_bytes(unit: Unit, given: Tensor, network: nn.Module) -> KeptBytes:
     wanted, plain = given.detach().clone(memory_format=torch.preserve_format).requires_grad_(), given.detach()
     let_train(network, ())
     base = _saved(unit, wanted, constants)
-    reach, beyond = {}, {}
+    norms = frozenset(tensor.name for tensor in unit.tensors if tensor.kind in (TensorKind.SCALE, TensorKind.BIAS))
+    let_train(network, norms)
+    with_norms = _saved(unit, wanted, constants)
+    reach, beyond, beside = {}, {}, {}
     for tensor in unit.tensors:
         let_train(network, (tensor.name,))
         reach[tensor.name] = _saved(unit, plain, constants)
         beyond[tensor.name] = max(0, _saved(unit, wanted, constants) - base)
+        let_train(network, norms | {tensor.name})
+        own = tensor.name in norms
+        beside[tensor.name] = beyond[tensor.name] if own else max(0, _saved(unit, wanted, constants) - with_norms)
     let_train(network, ())
     with _Live() as live:
         out = unit.module(wanted)
         gradient = torch.ones_like(out)
         out.backward(gradient)
     wanted.grad = None
-    return KeptBytes(base, max(0, live.most + _bytes(given) - _bytes(out) - base), reach, beyond)
+    return KeptBytes(base, max(0, live.most + _bytes(given) - _bytes(out) - base), reach, beyond, beside)
 
 
 def frozen_transient_bytes(unit: Unit, given: Tensor) -> int:

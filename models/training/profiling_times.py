@@ -25,12 +25,17 @@ Fitted = tuple[float, float]  # milliseconds an image, milliseconds a pass
 
 @dataclass(slots=True)
 class Pass:
-    """One pass, milliseconds: forward by unit; input gradient by unit; share of it before a layer's; work by layer."""
+    """One pass, milliseconds: forward and input gradient by unit, the work of the backward pass by place in a unit.
+
+    A place is a layer, or the module around several where these run as one. `places` tells the place of each layer, and
+    `shares` which part of its unit's input gradient comes before that place.
+    """
 
     forward: Moments = field(default_factory=dict)
     backward: Moments = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
     shares: Moments = field(default_factory=dict)
-    layers: Moments = field(default_factory=dict)
+    work: Moments = field(default_factory=dict)
 
 
 class Stopwatch:
@@ -44,8 +49,9 @@ class Stopwatch:
         self._hooks = []
         for unit in units:
             self._hooks.append(unit.module.register_forward_pre_hook(partial(self._begin, unit.name)))
-            for path, layer in unit.layers.items():
-                self._hooks.append(layer.register_forward_hook(partial(self._watch, f"{unit.name} {path}")))
+            for path, module in unit.module.named_modules(prefix=unit.name):
+                if module is not unit.module:
+                    self._hooks.append(module.register_forward_hook(partial(self._watch, path)))
             self._hooks.append(unit.module.register_forward_hook(partial(self._end, unit.name)))
 
     def close(self) -> None:
@@ -78,11 +84,20 @@ class Stopwatch:
             start = self._came[unit.name]
             stop = ended if below is None else self._came[below.name]
             taken.backward[unit.name] = stop - start
-            came = sorted((self._came[f"{unit.name} {path}"], path) for path in unit.layers)
-            for (moment, path), (after, _) in zip(came, (*came[1:], (stop, "")), strict=True):
-                taken.layers[path] = after - moment
-                taken.shares[path] = min(1.0, max(0.0, (moment - start) / max(1e-9, stop - start)))
+            places = {path: self._place(unit, path) for path in unit.layers}
+            came = sorted((self._came[place], place) for place in set(places.values()))
+            for (moment, place), (after, _) in zip(came, (*came[1:], (stop, "")), strict=True):
+                taken.work[place] = after - moment
+            for path, place in places.items():
+                taken.shares[path] = min(1.0, max(0.0, (self._came[place] - start) / max(1e-9, stop - start)))
+            taken.places |= places
         return taken
+
+    def _place(self, unit: Unit, path: str) -> str:
+        """The layer itself, or what is around it where the layer was not called by itself."""
+        while path not in self._came and path != unit.name:
+            path = path.rpartition(".")[0]
+        return path
 
     def _begin(self, name: str, _module: nn.Module, _given: Any) -> None:
         self._begun[name] = _now()
@@ -123,7 +138,7 @@ def _middle(taken: list[Moments], key: str) -> float:
 
 
 def excess(more: Mapping[str, Fitted], less: Mapping[str, Fitted]) -> dict[str, Fitted]:
-    """By layer what `more` takes beyond `less`, with the sum over all layers kept.
+    """By place what `more` takes beyond `less`, with the sum over all places kept.
 
     Differences of small times come out negative now and then; set to zero they would make the sum too large.
     """

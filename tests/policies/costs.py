@@ -25,6 +25,7 @@ def tensor(unit: int, leaf: str, kind: TensorKind, parameters: int, ms: float, r
         gradient_ms=ms,
         gradient_call_ms=ms / 4,
         kept_bytes=0,
+        kept_beside_norms_bytes=0,
         reach_share=reach,
         reach_bytes=kept,
     )
