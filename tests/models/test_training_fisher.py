@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from networks import CLASSES, SIDE, make
 from patchd.models.bases import Base, fingerprint
 from patchd.models.networks import features_of
 from patchd.models.training.fisher import FEWEST_IMAGES, importance
 from patchd.models.training.inputs import network_inputs, permutation
 from patchd.models.training.profiling_layout import layout
 from patchd.policies.task import Preprocessing
-
-from ..networks import CLASSES, SIDE, make
 
 COUNT = 12
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from networks import make
 from patchd.models.bases import Base, fingerprint
 from patchd.models.training.profiling import LARGE, measure_costs, measured_of
 from patchd.models.training.profiling_layout import layout, let_train
@@ -16,8 +17,6 @@ from patchd.policies.training_costs import JobOutline, TensorKind, TrainingCosts
 from patchd.policies.training_prices import JobPrices, Prices, Run, Trained, full
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
-
-from ..networks import make
 
 SIDE = 48
 

@@ -12,8 +12,7 @@ from patchd.policies.task import PatchKind
 from patchd.policies.training_costs import Correction, JobOutline, PlanLimits, TrainingCosts
 from patchd.policies.training_defaults import default_costs
 from patchd.policies.training_plan import EVERYWHERE, HEAD_ONLY, Plans, plan_training
-
-from .costs import SIDES, UNITS, costs
+from training_costs import SIDES, UNITS, costs
 
 COSTS = costs()
 IMPORTANCE = tuple(

@@ -11,7 +11,6 @@ from patchd.policies.explain import sentences
 from patchd.policies.policy import Policy, Training, parse_policy
 from patchd.policies.rules import initial_state
 from patchd.policies.snapshot import Cpu, Power, Sensor, Snapshot, User
-from patchd.policies.training_plan import TrainingCosts
 from patchd.policies.training_times import Bar, TrainingDay, next_boundary, training_times
 
 ZONE = ZoneInfo("Europe/Berlin")
@@ -101,7 +100,7 @@ only_on_mains = true
 
 
 def test_a_decision_names_every_hindrance_once_and_tells_when_one_comes_or_goes(policy: Policy) -> None:
-    state, costs = initial_state(), TrainingCosts()
+    state, costs = initial_state(), None
     first, state = decide(policy, heat(90.0), state, {}, costs, None, "1", None, NOON)
     assert [each.key for each in first.times.hindrances] == [Bar.WINDOWS, Bar.MAX_CELSIUS]
     assert not first.plan.plan.paused  # the allocation would let it
