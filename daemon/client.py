@@ -219,6 +219,11 @@ class PatchdClient:
             "POST", "/v1/patches", body=data, content_type="application/octet-stream", timeout_s=WORK_TIMEOUT_S
         )
 
+    def roll_back(self, task: str, base: str | None = None, resolution: int | None = None) -> schemas.Rollback:
+        """Put what was in force before at a task's rungs in force again: at one, or at all of a base."""
+        create = schemas.RollbackCreate(base=base, resolution=resolution)
+        return self._post(schemas.Rollback, f"/v1/tasks/{quote(task, safe='')}/rollback", create)
+
     def remove_patch(self, patch_id: str) -> schemas.Deleted:
         """Delete a patch."""
         return _parse(schemas.Deleted, self.request("DELETE", f"/v1/patches/{quote(patch_id, safe='')}"))

@@ -175,3 +175,22 @@ def m008_training_account(db: Database) -> None:
         },
         pk=("day", "job"),
     )
+
+
+@MIGRATIONS()
+def m010_rung_history(db: Database) -> None:
+    """Which patches were in force at each rung, so that the one before can be put back."""
+    columns = {
+        "task": str,
+        "resolution": int,
+        "patch_id": str,
+        "accuracy": float,
+        "accuracy_samples": int,
+        "validation": float,
+        "since_s": float,
+        "base": str,
+    }
+    db.table("rung_history").create({"id": int, **columns}, pk="id")
+    db.table("rung_history").create_index(["task", "base", "resolution"])
+    names = ", ".join(columns)
+    db.execute(f"insert into rung_history ({names}) select {names} from rungs order by since_s")

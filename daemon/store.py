@@ -168,7 +168,7 @@ class Store:
         """Remove a task with its rungs, cascade, candidates and audits; patches and jobs stay as history."""
         with self.transaction():
             self._execute("delete from tasks where name = ?", name)
-            for table in ("rungs", "cascades", "cascade_points", "audits"):
+            for table in ("rungs", "rung_history", "cascades", "cascade_points", "audits"):
                 self._execute(f"delete from {table} where task = ?", name)
 
     # patches and rungs
@@ -208,12 +208,34 @@ class Store:
         return self._rows("select * from rungs where task = ? order by base, resolution", task)
 
     def put_rung(self, row: dict[str, Any]) -> None:
-        """Put a patch in force as its task's rung for its base and resolution."""
-        self._put("rungs", row)
+        """Put a patch in force as its task's rung for its base and resolution; its history tells of it from now on."""
+        with self.transaction():
+            self._put("rungs", row)
+            self._db.table("rung_history").insert(row)
+
+    def rung_history(self, task: str, base: str, resolution: int) -> list[dict[str, Any]]:
+        """What was put in force at a rung and not taken back, oldest first: rows as of `rungs`, with `id`."""
+        sql = "select * from rung_history where task = ? and base = ? and resolution = ? order by id"
+        return self._rows(sql, task, base, resolution)
+
+    def roll_back_rung(
+        self, entry: int | None, row: dict[str, Any] | None, *, task: str, base: str, resolution: int
+    ) -> None:
+        """Take an `entry` of a rung's history back, and put `row`, one before it, in force; None: nothing."""
+        with self.transaction():
+            if entry is not None:
+                self._execute("delete from rung_history where id = ?", entry)
+            if row is None:
+                sql = "delete from rungs where task = ? and base = ? and resolution = ?"
+                self._execute(sql, task, base, resolution)
+            else:
+                self._put("rungs", {key: value for key, value in row.items() if key != "id"})
 
     def delete_rungs_of_patch(self, patch_id: str) -> None:
         """Take the rungs of a patch out of force."""
-        self._execute("delete from rungs where patch_id = ?", patch_id)
+        with self.transaction():
+            self._execute("delete from rungs where patch_id = ?", patch_id)
+            self._execute("delete from rung_history where patch_id = ?", patch_id)
 
     def patch_file(self, patch_id: str) -> Path:
         """Where a patch's tensors lie."""

@@ -13,12 +13,14 @@ from ..policies.cascade import Price
 from ..policies.decision import Ladder, Rung
 from ..policies.errors import BadInputError, ConflictError, NotFoundError, StateError
 from ..policies.labels import imagenet_labels
-from ..policies.task import BaseRungs, PatchMetadata, RungResult, TaskSpec
-from .api.schemas import CostView, PatchView, TaskCreate
+from ..policies.publishing import judged
+from ..policies.task import BaseRungs, Evaluation, PatchMetadata, RungResult, TaskSpec
+from .api.schemas import CostView, PatchView, RungRollback, TaskCreate
 from .data_labels import labels_of
 from .events import EventLog
+from .rungs_in_force import RungsInForce, answers_bare
 from .store import Store
-from .workers.protocol import RungRef
+from .workers.protocol import InForce, RungRef
 
 BASES = ("lite0", "lite1", "lite2")
 IMAGENET_RESOLUTIONS = (224, 192, 160, 128, 96)
@@ -31,6 +33,7 @@ class TaskService:
 
     def __init__(self, store: Store, events: EventLog) -> None:
         self._store, self._events = store, events
+        self._in_force = RungsInForce(store)
         self._tasks = {spec.name: (spec, created_s) for spec, created_s in store.tasks()}
         self._costs = {(cost.base, cost.resolution): cost for cost in store.costs()}
         self._pools: dict[str, tuple[Rung, ...]] = {}
@@ -209,29 +212,26 @@ class TaskService:
         One for another version of the task's base is in force once the task moves there. Returns whether it is in
         force now, and why. Raises BadInputError when it does not fit its task.
         """
+        return self._add(patch_id, size, metadata, None, None)
+
+    def take_result(self, result: RungResult, metadata: PatchMetadata) -> RungResult:
+        """Register what a training job made; the result comes back with whether it is in force."""
+        published, note = self._add(result.patch_id, result.bytes, metadata, result.rival, result.rival_id)
+        return result.model_copy(update={"published": published, "note": note})
+
+    def _add(
+        self, patch_id: str, size: int, metadata: PatchMetadata, rival: Evaluation | None, rival_id: str | None
+    ) -> tuple[bool, str]:
         spec = self.check_fits(metadata)
-        training = metadata.training
-        validation = None if training is None else training.validation.accuracy
-        rung = {"task": spec.name, "base": metadata.base, "resolution": metadata.resolution}
-        before = next((row for row in self._store.rungs(spec.name) if rung.items() <= row.items()), None)
-        better, note = _better(validation, before, patch_id)
-        in_force = better and metadata.base in spec.bases
-        if better and not in_force:
+        standing = self._in_force.standing(spec, metadata.base, metadata.resolution)
+        verdict = judged(patch_id, metadata, standing, rival, rival_id)
+        in_force, note = verdict.better and metadata.base in spec.bases, verdict.note
+        if verdict.better and not in_force:
             note = f"in force once the task moves: patchctl task move {spec.name} --to {metadata.base}"
         with self._store.transaction():
             self._store.put_patch(patch_id, size, metadata)
-            if better:
-                test = None if training is None else training.test
-                self._store.put_rung(
-                    {
-                        **rung,
-                        "patch_id": patch_id,
-                        "accuracy": None if test is None else test.accuracy,
-                        "accuracy_samples": None if test is None else test.samples,
-                        "validation": validation,
-                        "since_s": time.time(),
-                    }
-                )
+            if verdict.better and (standing is None or standing.patch_id != patch_id):
+                self._in_force.put(spec.name, patch_id, metadata)
         self._rebuild(spec.name)
         self._events.emit(
             "patch.published" if in_force else "patch.stored",
@@ -243,10 +243,30 @@ class TaskService:
         )
         return in_force, note
 
-    def take_result(self, result: RungResult, metadata: PatchMetadata) -> RungResult:
-        """Register what a training job made; the result comes back with whether it is in force."""
-        published, note = self.add_patch(result.patch_id, result.bytes, metadata)
-        return result.model_copy(update={"published": published, "note": note})
+    def in_force(self, task: str, base: str) -> tuple[InForce, ...]:
+        """What answers at each rung of `base`, as the training worker is told."""
+        return self._in_force.told(self.task(task), base)
+
+    def roll_back(self, task: str, base: str | None, resolution: int | None) -> tuple[RungRollback, ...]:
+        """Put what was in force before in force again, at one rung or at all of a base; absent, the task's own.
+
+        Raises NotFoundError for an unknown rung, ConflictError where there is nothing to go back to.
+        """
+        spec = self.task(task)
+        steps = self._in_force.roll_back(spec, base or spec.base, resolution)
+        self._rebuild(task)
+        for step in steps:
+            now = "the base as it is" if step.patch_id is None else f"patch {step.patch_id[:12]}"
+            out = "" if step.taken_back is None else f", with patch {step.taken_back[:12]} no longer"
+            self._events.emit(
+                "patch.rolled_back",
+                f"Task {task} answers with {now} again at {step.resolution} px on {step.base}{out}.",
+                task=task,
+                patch=step.patch_id,
+                base=step.base,
+                resolution=step.resolution,
+            )
+        return steps
 
     def remove_patch(self, patch_id: str) -> str:
         """Remove a patch, its rung and its file; the id in full comes back."""
@@ -371,7 +391,7 @@ class TaskService:
         found: list[Rung] = []
         for base, sides in spec.bases.items():
             for side in sorted(sides):
-                rung = in_force.get((base, side)) or (Rung(base=base, resolution=side) if spec.builtin else None)
+                rung = in_force.get((base, side)) or (Rung(base=base, resolution=side) if answers_bare(spec) else None)
                 if rung is not None:
                     cost = self._costs.get((base, side))
                     found.append(rung if cost is None else rung.model_copy(update={"cost_ms": cost.median_ms}))
@@ -380,17 +400,3 @@ class TaskService:
 
 def _descending(sides: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted(set(sides), reverse=True))
-
-
-def _better(validation: float | None, before: dict[str, object] | None, patch_id: str) -> tuple[bool, str]:
-    if before is None:
-        return True, "in force, the first of its rung."
-    if before["patch_id"] == patch_id:
-        return True, "in force already."
-    old = before["validation"]
-    if validation is None:
-        return False, "stored; it has no validation accuracy to compare with the one in force."
-    if not isinstance(old, float) or validation > old:
-        shown = f"{old:.3f}" if isinstance(old, float) else "unknown"
-        return True, f"in force; validation accuracy {validation:.3f} against {shown}."
-    return False, f"stored, not in force; validation accuracy {validation:.3f} against {old:.3f}."

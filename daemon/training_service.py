@@ -236,8 +236,16 @@ class TrainingService:
             )
         self._slice_plan, self._yielding = plan, False
         self._slice_threads, self._threads_wrong = self._threads_now(), 0
-        seconds = self._policies.policy.training.slice_s
-        self._worker.send(RunSlice(seconds=seconds, plan=plan, threads=self._slice_threads))
+        training = self._policies.policy.training
+        self._worker.send(
+            RunSlice(
+                seconds=training.slice_s,
+                plan=plan,
+                threads=self._slice_threads,
+                features_bytes=int(training.features_bytes),
+                in_force=self._tasks.in_force(job.spec.task, job.spec.base or ""),
+            )
+        )
         if self._jobs[job.id].state is JobState.QUEUED:
             self._update(self._jobs[job.id], state=JobState.RUNNING)
             self._events.emit("job.started", f"Job {job.id} trains.", job=job.id, reach=plan.reach)

@@ -291,6 +291,8 @@ class RungResult(Frozen):
     test: Evaluation | None
     seconds: float
     rival_id: str | None = Field(None, description="the patch that was in force when it was done, if any")
-    rival: Evaluation | None = Field(None, description="what that one scores on the same validation images")
+    rival: Evaluation | None = Field(
+        None, description="what was in force, that or the bare base, scores on the same validation images"
+    )
     published: bool = Field(False, description="whether it became the rung in force")
     note: str = ""

@@ -216,6 +216,11 @@ class Routes:
         self._s.deciding.refresh()
         return self._s.tasks.patch(patch_id)
 
+    async def roll_back(self, c: Context) -> s.Rollback:
+        rungs = self._s.tasks.roll_back(c.path("name"), c.body.base, c.body.resolution)
+        self._s.deciding.refresh()
+        return s.Rollback(task=c.path("name"), rungs=rungs)
+
     async def remove_patch(self, c: Context) -> s.Deleted:
         deleted = self._s.tasks.remove_patch(c.path("id"))
         self._s.deciding.refresh()
@@ -399,6 +404,15 @@ class Routes:
                 answer_type="application/octet-stream",
             ),
             Route("DELETE", "/v1/patches/{id}", "Remove a patch", self.remove_patch, s.Deleted, changes=True),
+            Route(
+                "POST",
+                "/v1/tasks/{name}/rollback",
+                "Put the patches that were in force before in force again",
+                self.roll_back,
+                s.Rollback,
+                s.RollbackCreate,
+                changes=True,
+            ),
             Route("POST", "/v1/jobs", "Submit a training job", self.submit, s.JobView, TrainSpec, changes=True),
             Route("GET", "/v1/jobs", "All training jobs", self.jobs, s.JobList),
             Route("GET", "/v1/jobs/{id}", "One training job", self.job, s.JobView),

@@ -203,6 +203,29 @@ class PatchView(Frozen):
         return self.metadata.parameters / self.metadata.base_parameters
 
 
+class RollbackCreate(Frozen):
+    """Which rungs of a task go back to what they had before."""
+
+    base: str | None = Field(None, description="one of the task's bases; absent: its own")
+    resolution: int | None = Field(None, gt=0, description="pixels; absent: every rung that had something before")
+
+
+class RungRollback(Frozen):
+    """A rung that has gone back."""
+
+    base: str
+    resolution: int
+    patch_id: str | None = Field(None, description="in force again; absent: the base as it is")
+    taken_back: str | None = Field(None, description="the patch that was in force; it stays stored")
+
+
+class Rollback(Frozen):
+    """What has gone back."""
+
+    task: str
+    rungs: tuple[RungRollback, ...]
+
+
 class PatchList(Frozen):
     patches: tuple[PatchView, ...]
 

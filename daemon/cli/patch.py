@@ -1,4 +1,4 @@
-"""`patchctl patch`: list, show, export, import and remove patches."""
+"""`patchctl patch`: list, show, export, import, roll back and remove patches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMATS = (PATCH, "safetensors", "onnx", "openvino", "adapter")
 
 @click.group()
 def patch() -> None:
-    """List, show, export, import and remove patches. ID may be any unique beginning of a patch's id."""
+    """List, show, export, import, roll back and remove patches. ID may be any unique beginning of a patch's id."""
 
 
 @patch.command("list", epilog="\b\nExample:\n  patchctl patch list --task digits")
@@ -136,6 +136,28 @@ def import_(settings: Settings, file: Path, as_json: bool) -> None:
             return
         view = client.import_patch(data)
         click.echo(f"Patch {render.short(view.id)} of task '{view.metadata.task}' stored.")
+
+
+@patch.command(epilog="\b\nExample:\n  patchctl patch rollback digits --resolution 96")
+@click.argument("task", metavar="TASK")
+@click.option("--base", metavar="B", help="Rungs of this base.  [default: the task's own]")
+@click.option("--resolution", type=int, metavar="PX", help="This rung alone.  [default: all that had one before]")
+@json_option
+@pass_settings
+def rollback(settings: Settings, task: str, base: str | None, resolution: int | None, as_json: bool) -> None:
+    """Put the patch that was in force before in force again.
+
+    A rung whose first patch took the place of the base as it is goes back to that. What is taken back stays stored.
+    """
+    with settings.client() as client:
+        done = client.roll_back(task, base, resolution)
+        if as_json:
+            print_body(done.model_dump_json().encode())
+            return
+        for rung in done.rungs:
+            now = "the base as it is" if rung.patch_id is None else f"patch {render.short(rung.patch_id)}"
+            out = "" if rung.taken_back is None else f", not patch {render.short(rung.taken_back)}"
+            click.echo(f"{rung.base} at {rung.resolution} px: {now} answers again{out}.")
 
 
 @patch.command(epilog="\b\nExample:\n  patchctl patch rm 4be1")

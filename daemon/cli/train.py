@@ -91,6 +91,11 @@ def train() -> None:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of order and initial values.")
 @click.option("--max-samples", type=click.IntRange(8), help="Use at most this many training images.")
+@click.option(
+    "--patience",
+    type=click.IntRange(1, 1000),
+    help="End a rung after so many epochs without a better validation score, with its best epoch's weights.",
+)
 @click.option("--no-examples", is_flag=True, help="Do not learn from the examples that applications handed over.")
 @click.option("--follow", is_flag=True, help="Show the progress until the job has ended.")
 @json_option
@@ -107,6 +112,7 @@ def submit(
     lr: float | None,
     seed: int,
     max_samples: int | None,
+    patience: int | None,
     no_examples: bool,
     follow: bool,
     as_json: bool,
@@ -128,6 +134,7 @@ def submit(
             learning_rate=lr,
             seed=seed,
             max_samples=max_samples,
+            patience=patience,
             examples=not no_examples,
         )
     except ValidationError as error:

@@ -278,6 +278,13 @@ class StartJob(Frozen):
     versions: str | None = Field(None, description="folder of base versions")
 
 
+class InForce(Frozen):
+    """What answers at a rung while it is trained anew."""
+
+    resolution: int
+    file: str | None = Field(None, description="its patch; absent: the base as it is")
+
+
 class RunSlice(Frozen):
     """Train for at most `seconds` under `plan`, then checkpoint and answer `SliceDone` or `JobDone`."""
 
@@ -285,6 +292,8 @@ class RunSlice(Frozen):
     seconds: float
     plan: TrainingPlan
     threads: int = Field(1, ge=1, description="threads to spread each step over")
+    features_bytes: int | None = Field(None, ge=0, description="quota for kept features; absent: none")
+    in_force: tuple[InForce, ...] = Field((), description="what finished rungs are compared with")
 
 
 class YieldSlice(Frozen):

@@ -73,6 +73,10 @@ class TrainingWorker:
         if self._trainer is None:  # the job could not be started, and that has been said
             return
         torch.set_num_threads(message.threads)
+        self._trainer.features.quota_bytes = message.features_bytes
+        self._trainer.in_force = {
+            own.resolution: None if own.file is None else Path(own.file) for own in message.in_force
+        }
         trainer, wall, cpu = self._trainer, time.monotonic(), time.process_time()
         for finished in trainer.run_slice(message.plan, message.seconds, self._channel.waiting, self._report):
             self._tell(finished)

@@ -29,7 +29,7 @@ class Trained:
     scores: Mapping[str, Evaluation]  # by part: validation, and test where there is one
     train_samples: int
     validation_digest: str = ""  # `PartInputs.digest` of the validation part
-    rival_id: str | None = None  # the patch in force, and its score on the same validation images
+    rival_id: str | None = None  # the patch in force, if any, and the score of what is on the same validation images
     rival: Evaluation | None = None
 
 

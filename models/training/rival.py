@@ -1,4 +1,4 @@
-"""The patch in force, scored on the validation images of the one that may take its place."""
+"""What is in force at a rung, scored on the validation images of the one that may take its place."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ BATCH = 32
 
 
 class Rival:
-    """One patch file to compare with."""
+    """A patch file to compare with; without one, the base as it is."""
 
-    def __init__(self, base: Base, path: Path) -> None:
+    def __init__(self, base: Base, path: Path | None) -> None:
         self.path = path
         self._base = base
         self._scoring = Scoring()
@@ -30,6 +30,9 @@ class Rival:
 
         Its recorded score serves where it is of the same validation images. One that cannot be loaded has no score.
         """
+        if self.path is None:
+            score = self._score(None, part, should_yield)
+            return None if score is None else replace(trained, rival=score)
         try:
             patch = load_patch(self.path, self._base)
         except (NotFoundError, PatchMismatchError):  # removed or damaged meanwhile, or of another version of the base
@@ -40,7 +43,7 @@ class Rival:
         score = self._score(patch, part, should_yield)
         return None if score is None else replace(trained, rival_id=self.path.stem, rival=score)
 
-    def _score(self, patch: Patch, part: PartInputs, should_yield: Stop) -> Evaluation | None:
+    def _score(self, patch: Patch | None, part: PartInputs, should_yield: Stop) -> Evaluation | None:
         network = PatchedNetwork(self._base)
         with network.patched(patch):
             return self._scoring.score("validation", part, network.network, BATCH, should_yield)

@@ -40,7 +40,7 @@ class Trainer(SliceLoop[RungTraining]):
             classes=len(task.labels),
         )
         self._resolutions = tuple(dict.fromkeys(spec.resolutions or sides_on(task, spec.base or task.base)))
-        self.in_force: Mapping[int, Path] = {}  # patch files by resolution: what a finished rung is compared with
+        self.in_force: Mapping[int, Path | None] = {}  # by resolution: patches to be compared with; None: the bare base
         self._parts: RungParts | None = None
         self._rival: Rival | None = None
 
@@ -152,9 +152,9 @@ class Trainer(SliceLoop[RungTraining]):
             train_samples=len(self._data.train),
             validation_digest=part.digest(),
         )
-        path = self.in_force.get(rung.resolution)
-        if path is None:
+        if rung.resolution not in self.in_force:
             return trained
+        path = self.in_force[rung.resolution]
         if self._rival is None or self._rival.path != path:
             self._rival = Rival(self._base, path)
         return self._rival.beside(trained, part, ended)
