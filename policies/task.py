@@ -257,6 +257,17 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class MemberProgress(Frozen):
+    """One of several tasks that are trained together, at one resolution."""
+
+    task: str
+    resolution: int
+    loss: float | None = Field(None, description="of the last step")
+    gradient_norm: float | None = Field(
+        None, description="length of its gradient on the base's unfrozen parameters, smoothed; each counts as one"
+    )
+
+
 class JobProgress(Frozen):
     """Where a job stands."""
 
@@ -275,6 +286,7 @@ class JobProgress(Frozen):
     kept_from: int | None = Field(None, description="the first unit that still runs where features are kept on disk")
     kept_bytes: int = Field(0, description="what kept features take of the disk")
     plan: TrainingPlan | None = None
+    members: tuple[MemberProgress, ...] = Field((), description="of a job of several tasks")
     phase: str = Field("", description="checking images, loading, features, training, evaluating, waiting")
 
 

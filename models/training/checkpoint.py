@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ...policies.base_version import VersionMetadata
 from ...policies.snapshot import Frozen
 from ...policies.task import PatchMetadata, RungResult
 from ..durable import write_durably
@@ -26,6 +27,16 @@ class Finished(Frozen):
     metadata: PatchMetadata
 
 
+class MadeVersion(Frozen):
+    """The base version that a job of several tasks has made, and the private patches that go with it."""
+
+    name: str
+    sha256: str = Field(description="of its file")
+    bytes: int
+    metadata: VersionMetadata
+    members: tuple[Finished, ...]
+
+
 class Position(Frozen):
     """Where a job stands, beside its tensors."""
 
@@ -36,6 +47,7 @@ class Position(Frozen):
     fraction: float = Field(0.0, description="largest share of the base that was unfrozen in it")
     reach: float = Field(1.0, description="least reach of its slices")
     finished: tuple[Finished, ...] = ()
+    made: MadeVersion | None = Field(None, description="what a job of several tasks made, once it is done")
 
 
 @dataclass(frozen=True)
