@@ -149,6 +149,7 @@ class Daemon:
             self.account,
             TrainingMeter(EnergyReader(config.proc_root, config.sys_root)),
             threads,
+            config.measure_training_s,
         )
         self.bases = BaseService(self.store, self.events, self.tasks, self.training.jobs_on)
         self.exports = ExportService(self.tasks, self.store, self.events, state_dir / "exports")

@@ -359,6 +359,14 @@ class PatchdClient:
         """Measure the costs now."""
         return self._post(schemas.Profile, "/v1/profile", run, timeout_s=WORK_TIMEOUT_S)
 
+    def training_profile(self) -> schemas.TrainingProfile:
+        """What training costs, as it was measured here."""
+        return self._get(schemas.TrainingProfile, "/v1/profile/training")
+
+    def run_training_profile(self, run: schemas.TrainingProfileRun) -> schemas.TrainingProfile:
+        """Measure what training a base costs now."""
+        return self._post(schemas.TrainingProfile, "/v1/profile/training", run, timeout_s=WORK_TIMEOUT_S)
+
     def events(self, since: int | None = None, limit: int | None = None, level: str | None = None) -> schemas.EventList:
         """The newest `limit` events with an id above `since`, oldest first; `level` is that level only."""
         return self._get(schemas.EventList, "/v1/events", {"since": since, "limit": limit, "level": level})

@@ -42,6 +42,12 @@ class DaemonConfig(Frozen):
     max_image_pixels: int = Field(40_000_000, ge=1024, description="largest image, in pixels, before decoding")
     queue_limit: int = Field(64, ge=1, description="predictions in flight before 'busy, retry after' is answered")
     profile_every_s: float = Field(1800.0, ge=10, description="seconds between two calibrations of a loaded base")
+    measure_training_s: float = Field(
+        40.0,
+        ge=0,
+        le=600,
+        description="seconds for measuring what training a base costs before its first job; 0: not by itself",
+    )
     keep_events: int = Field(20_000, ge=100, description="events kept in the state")
     keep_decisions: int = Field(20_000, ge=100, description="decisions kept in the state, 64 MiB of them at most")
 

@@ -48,7 +48,7 @@ class DecisionService:
         self._player = TracePlayer()
         self._memory: RuleMemory = initial_state()
         self._policy_hash = policies.state.sha256
-        self._training: TrainingSituation | None = None
+        self._situation: Callable[[Snapshot], TrainingSituation] | None = None
         self._plans = Plans()
         self._choices = Choices()
         self._count = 0
@@ -62,6 +62,10 @@ class DecisionService:
     def on_change(self, listener: Callable[[Decision], None]) -> None:
         """Call `listener` with every decision that differs from the one before."""
         self._listeners.append(listener)
+
+    def plan_for(self, situation: Callable[[Snapshot], TrainingSituation]) -> None:
+        """Ask `situation` at every turn what training plans are for; it gives the same object while nothing changed."""
+        self._situation = situation
 
     def tick(self) -> None:
         """One turn of the loop."""
@@ -93,7 +97,7 @@ class DecisionService:
             self.snapshot,
             self._memory,
             self._tasks.ladders,
-            self._training,
+            None if self._situation is None else self._situation(self.snapshot),
             self.current,
             f"{self._prefix}-{self._count}",
             self._choices,

@@ -30,7 +30,7 @@ from ..policies.training_use import TrainingUse, UseRow
 from .api.schemas import CascadePoints, CascadeState, CostView, Event, JobView, PolicyState
 from .migrations import MIGRATIONS
 from .sqlite import Database
-from .training_records import JobFacts, MeasuredTraining
+from .training_records import JobNotes, MeasuredTraining
 
 DECISION_BYTES = 64 * 1024 * 1024  # of stored decisions: each tells of every task, and there may be a thousand
 
@@ -337,23 +337,22 @@ class Store:
 
     # what training costs
 
-    def training_costs(self) -> list[MeasuredTraining]:
-        """What training costs, by base, threads and precision."""
-        rows = self._rows("select * from training_costs order by base, threads, precision")
-        return [
-            MeasuredTraining(
-                torch=row["torch"],
-                processor=row["processor"],
-                costs=TrainingCosts.model_validate_json(row["costs"]),
-            )
-            for row in rows
-        ]
+    def training_costs_known(self) -> list[tuple[str, int, str, str]]:
+        """Base, threads, version of torch and processor of each measurement of what training costs."""
+        rows = self._rows("select base, threads, torch, processor from training_costs order by base, threads")
+        return [(row["base"], row["threads"], row["torch"], row["processor"]) for row in rows]
+
+    def training_costs(self, base: str, threads: int) -> MeasuredTraining:
+        """One of them. Raises LookupError without it."""
+        rows = self._rows("select * from training_costs where base = ? and threads = ?", base, threads)
+        costs = TrainingCosts.model_validate_json(rows[0]["costs"])
+        return MeasuredTraining(torch=rows[0]["torch"], processor=rows[0]["processor"], costs=costs)
 
     def put_training_costs(self, measured: MeasuredTraining) -> None:
-        """Store a measurement in place of the one before it; what slices showed of that one is forgotten."""
+        """Store a measurement in place of the one before it; what slices showed of its base until now is forgotten."""
         costs = measured.costs
         with self.transaction():
-            self._execute("delete from training_observed where base = ? and threads = ?", costs.base, costs.threads)
+            self._execute("delete from training_observed where base = ?", costs.base)
             self._put(
                 "training_costs",
                 {
@@ -387,18 +386,14 @@ class Store:
             },
         )
 
-    def job_facts(self) -> dict[str, JobFacts]:
-        """What workers told of their jobs, by job."""
+    def job_notes(self) -> dict[str, JobNotes]:
+        """What workers told of their jobs and of the plans that ran, by job."""
         rows = self._rows("select * from job_facts")
-        return {row["job_id"]: JobFacts.model_validate_json(row["facts"]) for row in rows}
+        return {row["job_id"]: JobNotes.model_validate_json(row["facts"]) for row in rows}
 
-    def put_job_facts(self, job_id: str, facts: JobFacts) -> None:
+    def put_job_notes(self, job_id: str, notes: JobNotes) -> None:
         """Store what a worker told of its job."""
-        self._put("job_facts", {"job_id": job_id, "facts": facts.model_dump_json()})
-
-    def delete_job_facts(self, job_id: str) -> None:
-        """Forget what a worker told of a job that has ended."""
-        self._execute("delete from job_facts where job_id = ?", job_id)
+        self._put("job_facts", {"job_id": job_id, "facts": notes.model_dump_json()})
 
     # cascades
 

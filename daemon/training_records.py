@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from ..policies.decision import TrainingPlan
 from ..policies.snapshot import Frozen
 from ..policies.training_costs import AddedLayer, TrainingCosts
 
@@ -20,10 +21,39 @@ class MeasuredTraining(Frozen):
     processor: str = Field(description="model of the processor")
     costs: TrainingCosts
 
-    @property
-    def is_of_here(self) -> bool:
-        """Whether it was measured with this torch on this processor."""
-        return (self.torch, self.processor) == (torch_version(), processor())
+
+class PlanReport(Frozen):
+    """What a plan of a job took, beside what was predicted for it: of all slices that ran under it."""
+
+    plan: TrainingPlan
+    resolution: int
+    threads: int = Field(ge=1)
+    steps: int = Field(ge=0)
+    samples: int = Field(ge=0)
+    cpu_seconds: float = Field(ge=0, description="processor time of its steps")
+    predicted_step_ms: float | None = Field(None, description="processor time of a step, before any correction")
+    measured_step_ms: float = Field(description="the same, median of the last slice")
+    time_factor: float = Field(1.0, description="correction in force after the last slice")
+    predicted_bytes: int | None = Field(None, description="peak of memory, before any correction")
+    measured_bytes: int | None = Field(None, description="the same, of the last slice")
+    memory_factor: float = 1.0
+    full_step_ms: float | None = Field(None, description="predicted for full fine-tuning at the full resolution")
+
+
+MOST_REPORTS = 24  # of a job
+
+
+def joined(reports: tuple[PlanReport, ...], last: PlanReport) -> tuple[PlanReport, ...]:
+    """The reports with those of one plan summed up, the plan that ran last at the end."""
+    same = [r for r in reports if (r.plan.as_run, r.resolution) == (last.plan.as_run, last.resolution)]
+    others = tuple(r for r in reports if r not in same)
+    summed = last.model_copy(
+        update={
+            name: getattr(last, name) + sum(getattr(r, name) for r in same)
+            for name in ("steps", "samples", "cpu_seconds")
+        }
+    )
+    return (*others, summed)[-MOST_REPORTS:]
 
 
 class JobFacts(Frozen):
@@ -37,6 +67,13 @@ class JobFacts(Frozen):
     importance: tuple[tuple[str, float], ...] = Field(
         (), description="by tensor of the base: Fisher information at the start, for the order sparse"
     )
+
+
+class JobNotes(Frozen):
+    """What is kept of a job beside its progress; the facts only until it has ended."""
+
+    facts: JobFacts | None = None
+    plans_run: tuple[PlanReport, ...] = ()
 
 
 @cache

@@ -13,13 +13,16 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from ..policies.base_name import packaged
 from ..policies.decision import TrainingPlan
-from ..policies.errors import ConflictError, NotFoundError, PatchdError, StateError
+from ..policies.errors import ConflictError, NotFoundError, PatchdError, StateError, UnavailableError
+from ..policies.snapshot import Snapshot
 from ..policies.task import JobProgress, JobState, PatchKind, PatchMetadata, TrainSpec
 from ..policies.threads import free_threads
+from ..policies.training_costs import TrainingSituation
 from ..policies.training_plan import HEAD_ONLY
 from ..policies.training_use import TrainingUse
-from .api.schemas import JobView, WorkerStatus
+from .api.schemas import JobView, TrainingProfile, WorkerStatus
 from .backlog import Backlog
 from .deciding import DecisionService
 from .events import EventLog
@@ -27,10 +30,14 @@ from .policy_service import PolicyService
 from .store import Store
 from .task_service import TaskService
 from .training_account import TrainingAccount
+from .training_costs import TrainingCostBook
+from .training_measuring import Measurements, Request
 from .training_meter import TrainingMeter
+from .training_outlook import TrainingOutlook
 from .training_requests import checked
 from .training_results import TrainingResults
 from .worker_process import WorkerProcess
+from .workers.measure_messages import JobOutlined, MeasureTraining
 from .workers.protocol import (
     JobDone,
     JobFailed,
@@ -66,10 +73,16 @@ class TrainingService:
         account: TrainingAccount,
         meter: TrainingMeter,
         threads: int,
+        measure_s: float,
     ) -> None:
+        """The plan is decided for the job in hand, or the next one: `deciding` asks for it from now on."""
         self._store, self._events, self._tasks = store, events, tasks
         self._deciding, self._policies, self._threads = deciding, policies, threads
         self._account, self._meter = account, meter
+        self._costs = TrainingCostBook(store)
+        self._outlook = TrainingOutlook(store, tasks, self._costs)
+        self._measurements = Measurements(self._costs, events, deciding.refresh, measure_s)
+        deciding.plan_for(self._situation)
         self._results = TrainingResults(store, events, tasks)
         self._worker = WorkerProcess("training", self._on_message, self._on_exit, on_closed=self._weigh)
         self._jobs = {job.id: job for job in store.jobs()}
@@ -77,7 +90,7 @@ class TrainingService:
         self._untold = False  # a finished rung could not be registered; the worker tells it again when it starts
         self._active: str | None = None
         self._slice_plan: TrainingPlan | None = None
-        self._slice_threads = 1
+        self._slice_threads = threads
         self._threads_wrong = 0
         self._yielding = False
         self._crashes = 0
@@ -115,7 +128,15 @@ class TrainingService:
         job = self._jobs.get(job_id)
         if job is None:
             raise NotFoundError(f"There is no job '{job_id}'.", hint="`patchctl train list` shows them.")
-        return job.model_copy(update={"waiting": self._waiting_for(job), "use": self._account.of_job(job_id)})
+        decision = self._deciding.current
+        told: dict[str, object] = {
+            "waiting": self._waiting_for(job),
+            "use": self._account.of_job(job_id),
+            "plans_run": self._outlook.notes(job_id).plans_run,
+        }
+        if decision is not None and decision.plan.job == job_id and job.state not in FINAL:
+            told["plan"] = decision.plan
+        return job.model_copy(update=told)
 
     def jobs(self) -> tuple[JobView, ...]:
         """All jobs, oldest first."""
@@ -144,7 +165,7 @@ class TrainingService:
         self._update(job, state=JobState.CANCELLED)
         self._yield(job_id)
         if self._active != job_id or self._slice_plan is None:  # else when the slice in hand has ended
-            self._forget_checkpoint(job_id)
+            self._forget(job_id)
         self._events.emit("job.cancelled", f"Job {job_id} is cancelled.", job=job_id)
         return self.job(job_id)
 
@@ -167,7 +188,7 @@ class TrainingService:
         """The worker at a glance."""
         state: Literal["stopped", "starting", "ready", "busy"] = "stopped"
         if self._worker.running:
-            state = "busy" if self._slice_plan is not None else "ready"
+            state = "busy" if self._at_work else "ready"
         elif self._worker.pid is not None:
             state = "starting"
         return WorkerStatus(
@@ -178,8 +199,20 @@ class TrainingService:
             threads=self._threads_now() if self._worker.ready else None,
             started_s=self._worker.started_s if self._worker.pid else None,
             restarts=max(0, self._worker.restarts),
-            in_flight=1 if self._slice_plan is not None else 0,
+            in_flight=1 if self._at_work else 0,
         )
+
+    @property
+    def _at_work(self) -> bool:
+        return self._slice_plan is not None or self._measurements.in_hand is not None
+
+    async def measure(self, base: str, sides: tuple[int, ...]) -> None:
+        """Measure what training a base costs, between two slices; returns when it is known.
+
+        Raises BadInputError for an unknown base, UnavailableError or WorkerCrashedError where it cannot be measured.
+        """
+        self._tasks.check_base(base)
+        await self._measurements.ask(packaged(base), self._outlook.sides(base, sides), self._threads_now())
 
     async def tick(self) -> None:
         """Start, go on with, yield or stop training as the decision in force allows."""
@@ -192,11 +225,20 @@ class TrainingService:
         self._weigh()
         plan = self._plan()
         self._unsaved.flush()
+        if self._measurements.in_hand is not None:
+            if plan.paused and not self._measurements.on_request:
+                self._yield(self._active)
+            return
         if self._slice_plan is not None:
+            if self._measurements.asked is not None:
+                self._yield(self._active)
             self._threads_wrong = self._threads_wrong + 1 if self._threads_now() != self._slice_threads else 0
-            replanned = (plan.reach, plan.fraction) != (self._slice_plan.reach, self._slice_plan.fraction)
+            replanned = plan.as_run != self._slice_plan.as_run
             if plan.paused or replanned or self._threads_wrong >= THREADS_WRONG_TURNS:
                 self._yield(self._active)
+            return
+        if (asked := self._measurements.asked) is not None:
+            await self._measure(asked)
             return
         job = self._next()
         if job is None:
@@ -204,6 +246,10 @@ class TrainingService:
                 self._active, self._expected_exit = None, True
                 await self._worker.stop(5.0)
             return
+        decision = self._deciding.current
+        if decision is not None and decision.plan.job != job.id:  # the plan is still the one for the job before
+            self._deciding.refresh()
+            plan = self._plan()
         if self._why_not(job, plan) is not None or time.monotonic() < self._not_before_s:
             return
         try:
@@ -234,8 +280,14 @@ class TrainingService:
                     versions=str(self._store.bases_dir),
                 )
             )
-        self._slice_plan, self._yielding = plan, False
+        self._yielding = False
         self._slice_threads, self._threads_wrong = self._threads_now(), 0
+        if (request := self._to_measure(job, self._slice_threads)) is not None:
+            self._worker.send(request)
+            self._measurements.begin(request)
+            self._tell_phase(job.id)
+            return
+        self._slice_plan = plan
         training = self._policies.policy.training
         self._worker.send(
             RunSlice(
@@ -249,6 +301,37 @@ class TrainingService:
         if self._jobs[job.id].state is JobState.QUEUED:
             self._update(self._jobs[job.id], state=JobState.RUNNING)
             self._events.emit("job.started", f"Job {job.id} trains.", job=job.id, reach=plan.reach)
+
+    def _to_measure(self, job: JobView, threads: int) -> Request | None:
+        """What has to be known of a job's base before its next slice."""
+        outlined = self._outlook.outline(self._jobs[job.id])
+        sides = (*outlined.resolutions, outlined.full_resolution)
+        return self._measurements.due(outlined.base, self._outlook.sides(outlined.base, sides), threads)
+
+    async def _measure(self, asked: MeasureTraining) -> None:
+        """What somebody waits for, in a worker that is started for it where none runs."""
+        try:
+            if not self._worker.running:
+                self._expected_exit = False
+                await self._worker.start(self._threads)
+                self._active = None
+            self._worker.send(asked)
+            self._measurements.begin(asked)
+        except PatchdError as error:
+            self._measurements.refuse(error)
+
+    def _tell_phase(self, job_id: str) -> None:
+        job = self._jobs[job_id]
+        progress = job.progress.model_copy(update={"phase": self._measurements.phase})
+        self._jobs[job_id] = job.model_copy(update={"progress": progress, "updated_s": time.time()})
+
+    def _situation(self, snapshot: Snapshot) -> TrainingSituation:
+        """What the plan is decided for; asked for at every turn of the decision loop."""
+        return self._outlook.situation(self._next(), self._slice_threads, snapshot, self._policies.policy)
+
+    def costs(self) -> TrainingProfile:
+        """What training costs as it was measured, and what slices showed of it."""
+        return self._costs.view()
 
     def _checkpoint_dir(self, job_id: str) -> Path:
         """The job's own directory, made where it is missing. Raises StateError."""
@@ -309,13 +392,14 @@ class TrainingService:
         return None
 
     def _yield(self, job_id: str | None) -> None:
-        if self._slice_plan is not None and self._active == job_id and not self._yielding:
+        if self._at_work and self._active == job_id and not self._yielding:
             self._yielding = True
             self._worker.send(YieldSlice())
 
     async def drain(self, timeout_s: float) -> None:
         """Yield the slice in hand and stop the worker; what it had not checkpointed is done again later."""
         self._stopping = self._expected_exit = True
+        self._measurements.refuse(UnavailableError("patchd is stopping."))
         await self._worker.stop(timeout_s)
         self._account.write()
 
@@ -323,9 +407,15 @@ class TrainingService:
 
     def _on_message(self, message: Message, _payload: bytes) -> None:
         job = self._jobs.get(self._active or "")
+        if self._measurements.take(message):
+            if job is not None:
+                self._tell_phase(job.id)
+            return
         if job is None:
             return
         match message:
+            case JobOutlined():
+                self._outlook.put_facts(job.id, message.facts)
             case Progress():
                 self._jobs[job.id] = job.model_copy(update={"progress": message.progress, "updated_s": time.time()})
             case Note():
@@ -343,7 +433,7 @@ class TrainingService:
                 if self._jobs[job.id].state is not JobState.CANCELLED:
                     self._update(self._jobs[job.id], state=JobState.DONE)
                     self._events.emit("job.done", f"Job {job.id} is done.", job=job.id)
-                self._forget_checkpoint(job.id)
+                self._forget(job.id)
             case SliceFailed():
                 self._slice_plan = None
                 self._delay(job, message.message, STORAGE_PAUSE_S)
@@ -351,7 +441,7 @@ class TrainingService:
                 self._slice_plan = None
                 self._update(job, state=JobState.FAILED, error=message.message)
                 self._events.emit("job.failed", f"Job {job.id} failed: {message.message}", level="error", job=job.id)
-                self._forget_checkpoint(job.id)
+                self._forget(job.id)
             case _:
                 pass
 
@@ -373,6 +463,7 @@ class TrainingService:
         self._slice_plan, self._crashes = None, 0
         samples = sum(use.samples for use in message.uses)
         self._weigh(job.id, TrainingUse(seconds=message.seconds, slices=1, samples=samples))
+        self._outlook.observe(job, message.uses)
         self._jobs[job.id] = job.model_copy(
             update={
                 "seconds": job.seconds + message.seconds,
@@ -382,11 +473,12 @@ class TrainingService:
         )
         if job.state in FINAL:
             self._update(self._jobs[job.id])
-            self._forget_checkpoint(job.id)
+            self._forget(job.id)
 
     def _on_exit(self, code: int) -> None:
         job = self._jobs.get(self._active or "")
         was_training, self._slice_plan, self._active = self._slice_plan is not None, None, None
+        self._measurements.lost()
         if self._expected_exit or job is None:
             return
         self._crashes += 1
@@ -399,13 +491,14 @@ class TrainingService:
             exit_status=code,
         )
         if job.state in FINAL:
-            self._forget_checkpoint(job.id)
+            self._forget(job.id)
         elif was_training and self._crashes >= CRASHES_BEFORE_FAILURE:
             sentence = f"The training worker died {self._crashes} times in a row (last exit status {code})."
             self._update(job, state=JobState.FAILED, error=sentence)
             self._events.emit("job.failed", f"Job {job.id} failed: {sentence}", level="error", job=job.id)
 
-    def _forget_checkpoint(self, job_id: str) -> None:
+    def _forget(self, job_id: str) -> None:
+        self._outlook.forget(job_id)
         shutil.rmtree(Path(self._store.jobs_dir / job_id), ignore_errors=True)
 
     def _open(self, job_id: str) -> JobView:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .decision import Decision, Ladder, ReasonKind, UnfreezeOrder
+from .decision import Decision, Ladder, ReasonKind, TrainingDecision, UnfreezeOrder
 from .ladder import Choices
 from .policy import Policy
 from .rules import PolicyState, allocations
@@ -48,6 +48,7 @@ def decide(
         }
     )
     plan = (plans or Plans()).of(allowed.value, situation.costs, situation.job, limits)
+    plan = _for_its_job(plan, situation)
     waited_for = () if previous is None else tuple(each.key for each in previous.times.hindrances)
     decision = Decision(
         id=id,
@@ -61,6 +62,14 @@ def decide(
         times=training_times(policy.training, snapshot, day, waited_for),
     )
     return decision.model_copy(update={"changed": _changes(previous, decision)}), after
+
+
+def _for_its_job(plan: TrainingDecision, situation: TrainingSituation) -> TrainingDecision:
+    """The plan with the job it is for, or with what it tells of while none waits."""
+    if situation.job.id:
+        return plan.model_copy(update={"job": situation.job.id})
+    text = f"nothing waits to be trained; a usual job on {situation.job.base} would get: {plan.text}"
+    return plan.model_copy(update={"text": text})
 
 
 def _changes(before: Decision | None, now: Decision) -> tuple[str, ...]:
@@ -84,8 +93,15 @@ def _changes(before: Decision | None, now: Decision) -> tuple[str, ...]:
         elif (old_rung.resolution, old_rung.patch_id) != (rung.resolution, rung.patch_id):
             new_patch = ", another patch" if old_rung.resolution == rung.resolution else ""
             said.append(f"{rung.task}: {old_rung.resolution} px -> {rung.resolution} px{new_patch}.")
-    if before.plan.plan != now.plan.plan:
+    if _replanned(before.plan, now.plan):
         said.append(f"training plan: {now.plan.text}.")
     if {each.key for each in before.times.hindrances} != {each.key for each in now.times.hindrances}:
         said.append(f"{now.times.text or 'training waits for nothing any more'}.")
     return tuple(said)
+
+
+def _replanned(before: TrainingDecision, now: TrainingDecision) -> bool:
+    """Whether training does something else; while no job waits, what a plan would take is no news."""
+    if before.job is None and now.job is None:
+        return before.plan.as_run != now.plan.as_run
+    return before.job != now.job or before.plan != now.plan

@@ -115,6 +115,11 @@ class TrainingPlan(Frozen):
     step_ms: float | None = Field(None, ge=0, description="predicted time of an optimiser step, milliseconds")
     memory_bytes: int | None = Field(None, ge=0, description="predicted peak of a step beyond the base in memory")
 
+    @property
+    def as_run(self) -> TrainingPlan:
+        """The plan without what was predicted for it: two that are equal in this do the same."""
+        return self.model_copy(update={"cost": 0.0, "step_ms": None, "memory_bytes": None})
+
 
 class PlanCandidate(Frozen):
     """A plan the planner weighed, with the verdict in words."""
@@ -131,6 +136,7 @@ class TrainingDecision(Frozen):
     plan: TrainingPlan
     candidates: tuple[PlanCandidate, ...]
     text: str
+    job: str | None = Field(None, description="the job it is for; absent: none waits, and a usual one is assumed")
 
 
 class Decision(Frozen):

@@ -287,7 +287,9 @@ class JobProgress(Frozen):
     kept_bytes: int = Field(0, description="what kept features take of the disk")
     plan: TrainingPlan | None = None
     members: tuple[MemberProgress, ...] = Field((), description="of a job of several tasks")
-    phase: str = Field("", description="checking images, loading, features, training, evaluating, waiting")
+    phase: str = Field(
+        "", description="measuring costs, checking images, loading, features, training, evaluating, waiting"
+    )
 
 
 class RungResult(Frozen):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from .decision import UnfreezeOrder
+from .decision import TrainingPlan, UnfreezeOrder
 from .task import PatchKind
 from .training_costs import AddedLayer, JobOutline, TensorCost, TensorKind
 from .training_prices import Prices, Site, Trained, sites
@@ -137,6 +137,18 @@ def chain(
         if not kept or kept[-1].trained != trained:
             kept.append(level)
     return tuple(kept)
+
+
+def level_of(prices: Prices, job: JobOutline, plan: TrainingPlan) -> Level:
+    """What trains under a plan that a level of a chain has become."""
+    parts = _Parts(prices, job, biases_only=plan.biases_only)
+    units = round(plan.reach * parts.count)
+    if plan.tensors:
+        named = set(plan.tensors)
+        return parts.level(units, [tensor for _, tensor in parts.base if tensor.name in named], named=True)
+    whole = parts.base[: parts.allowed(plan.fraction)]
+    lowest = parts.count - units if plan.order is UnfreezeOrder.DOWNWARDS else 0
+    return parts.level(units, [tensor for unit, tensor in whole if unit >= lowest])
 
 
 def _patch_first(parts: _Parts, max_fraction: float) -> list[Level]:

@@ -15,8 +15,13 @@ _MIB = 1 << 20
 
 
 class TrainingRoom(Frozen):
-    """Room for a step's memory and for kept features, bytes; None where nothing caps it."""
+    """Room for a step's memory and for kept features, bytes; None where nothing caps it.
 
+    `available_bytes` and `free_bytes` are the marks that the device's own room is held at.
+    """
+
+    available_bytes: int | None = None
+    free_bytes: int | None = None
     memory_bytes: int | None = None
     disk_bytes: int = 0
 
@@ -32,18 +37,24 @@ def room(policy: Training, snapshot: Snapshot | None, kept_bytes: int, before: T
     What the training worker takes now counts as free for it, so that a step does not push out the next one.
     """
     memory: int | None = None
-    quota = int(policy.features_bytes)
+    disk = quota = int(policy.features_bytes)
     if snapshot is not None and snapshot.memory is not None:
         own = sum(worker.resident_bytes for worker in snapshot.workers if worker.name == "training")
         free = snapshot.memory.available_bytes + own
-        memory = max(0, int(policy.memory_share * free) - WORKER_BYTES)
-    if policy.memory_bytes is not None:
-        memory = int(policy.memory_bytes) if memory is None else min(memory, int(policy.memory_bytes))
+        memory = held(
+            max(0, int(policy.memory_share * free) - WORKER_BYTES), None if before is None else before.available_bytes
+        )
     if snapshot is not None and snapshot.disk is not None:
-        quota = min(quota, max(0, snapshot.disk.free_bytes + kept_bytes - DISK_RESERVE_BYTES))
+        disk = held(
+            max(0, snapshot.disk.free_bytes + kept_bytes - DISK_RESERVE_BYTES),
+            None if before is None else before.free_bytes,
+        )
+    caps = [cap for cap in (memory, policy.memory_bytes) if cap is not None]
     return TrainingRoom(
-        memory_bytes=None if memory is None else held(memory, before.memory_bytes if before else None),
-        disk_bytes=held(quota, before.disk_bytes if before else None),
+        available_bytes=memory,
+        free_bytes=disk,
+        memory_bytes=int(min(caps)) if caps else None,
+        disk_bytes=min(quota, disk),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from patchd.daemon.api import schemas as s
+from patchd.daemon.training_records import MeasuredTraining, PlanReport
 from patchd.policies.cascade import (
     AcceptRule,
     Basis,
@@ -40,6 +41,8 @@ from patchd.policies.task import (
     TrainingRecord,
     TrainSpec,
 )
+from patchd.policies.training_costs import Correction
+from patchd.policies.training_defaults import default_costs
 
 PATCH = "4be1" + "0" * 60
 NOW_S = 1_800_000_000.0
@@ -144,6 +147,36 @@ PATCH_VIEW = s.PatchView(
 )
 
 
+TRAINING_COSTS = MeasuredTraining(
+    torch="2.13.0",
+    processor="A Processor",
+    costs=default_costs().model_copy(
+        update={
+            "measured_s": NOW_S,
+            "seconds": 31.0,
+            "corrections": (Correction(resolution=128, time=1.12, memory=0.95, slices=4),),
+        }
+    ),
+)
+PLAN = TrainingPlan(
+    paused=False, resolution=128, reach=0.72, fraction=0.25, cost=0.45, step_ms=210, memory_bytes=300_000_000
+)
+REPORT = PlanReport(
+    plan=PLAN,
+    resolution=128,
+    threads=2,
+    steps=40,
+    samples=1280,
+    cpu_seconds=17,
+    predicted_step_ms=400,
+    measured_step_ms=420.5,
+    time_factor=1.05,
+    predicted_bytes=300_000_000,
+    measured_bytes=310_000_000,
+    full_step_ms=900,
+)
+
+
 def job(state: JobState = JobState.RUNNING, *, step: int = 10, error: str | None = None) -> s.JobView:
     """A job of two rungs; with a result once it is done."""
     result = RungResult(
@@ -181,6 +214,13 @@ def job(state: JobState = JobState.RUNNING, *, step: int = 10, error: str | None
         waiting="the training allocation is 0" if state is JobState.PAUSED else None,
         seconds=75,
         slices=3,
+        plan=TrainingDecision(
+            plan=PLAN,
+            candidates=(PlanCandidate(plan=PLAN, fits=True, chosen=True, verdict="upper 72 % chosen: 0.45 fits"),),
+            text="patch in the upper 72 % of the network",
+            job="job-1",
+        ),
+        plans_run=(REPORT,),
     )
 
 

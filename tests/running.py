@@ -38,7 +38,11 @@ class RunningDaemon:
         self.log = self._short / "log"
         steady = self._short / "steady.toml"
         steady.write_text(STEADY)
-        self.arguments = arguments if "--policy" in arguments else (*arguments, "--policy", str(steady))
+        config = self._short / "config.toml"
+        config.write_text("measure_training_s = 0\n")  # tests of other matters need not wait for it
+        defaults = {"--policy": steady, "--config": config}
+        missing = (part for name, path in defaults.items() if name not in arguments for part in (name, str(path)))
+        self.arguments = (*arguments, *missing)
         self.environ = environ or {}
         self.process: subprocess.Popen[bytes] | None = None
         self.client = PatchdClient(self.socket)

@@ -255,6 +255,13 @@ class Routes:
         await self._s.inference.worker.profile(c.body.base, c.body.resolutions, c.body.repeats)
         return await self.profile(c)
 
+    async def training_profile(self, _: Context) -> s.TrainingProfile:
+        return self._s.training.costs()
+
+    async def run_training_profile(self, c: Context) -> s.TrainingProfile:
+        await self._s.training.measure(c.body.base, c.body.resolutions)
+        return self._s.training.costs()
+
     async def events(self, c: Context) -> s.EventList:
         since = c.number("since", 0, 0, 2**53) or 0
         limit = c.number("limit", 100, 1, 10_000) or 100
@@ -423,6 +430,16 @@ class Routes:
             Route("GET", "/v1/profile", "Measured costs and latencies", self.profile, s.Profile),
             Route(
                 "POST", "/v1/profile", "Measure the costs now", self.run_profile, s.Profile, s.ProfileRun, changes=True
+            ),
+            Route("GET", "/v1/profile/training", "What training costs", self.training_profile, s.TrainingProfile),
+            Route(
+                "POST",
+                "/v1/profile/training",
+                "Measure what training costs now",
+                self.run_training_profile,
+                s.TrainingProfile,
+                s.TrainingProfileRun,
+                changes=True,
             ),
             Route(
                 "GET",

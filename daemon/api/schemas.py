@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from ...policies.base_version import VersionMetadata, VersionOutcome
 from ...policies.cascade import Basis, CalibrationImage, Cascade, CascadePoint, Price, Promise, RungId
-from ...policies.decision import Decision, Ladder, Rung
+from ...policies.decision import Decision, Ladder, Rung, TrainingDecision
 from ...policies.drift import DriftState
 from ...policies.snapshot import Frozen, Snapshot
 from ...policies.task import (
@@ -27,6 +27,7 @@ from ...policies.task import (
     check_others,
 )
 from ...policies.training_use import TrainingUse
+from ..training_records import MeasuredTraining, PlanReport
 from .example_schemas import ExampleSummary
 
 CALIBRATION_REPEATS = 15  # runs a rung; the median of fewer still moves with bursts of other work
@@ -247,6 +248,10 @@ class JobView(Frozen):
     slices: int = 0
     version: VersionOutcome | None = Field(None, description="the base version that a job of several tasks has made")
     use: TrainingUse = Field(TrainingUse(), description="what it used, a slice that was lost included")
+    plan: TrainingDecision | None = Field(
+        None, description="the plan for its next slice, with those refused; absent where another job is in hand"
+    )
+    plans_run: tuple[PlanReport, ...] = Field((), description="what its plans took beside what was predicted")
 
 
 class JobList(Frozen):
@@ -283,6 +288,19 @@ class Profile(Frozen):
 
     costs: tuple[CostView, ...]
     requests: tuple[RequestLatency, ...]
+
+
+class TrainingProfile(Frozen):
+    """What training costs, as it was measured here and as slices corrected it; empty before the first measurement."""
+
+    measured: tuple[MeasuredTraining, ...]
+
+
+class TrainingProfileRun(Frozen):
+    """Measure what training a base costs now, between two slices of a job."""
+
+    base: str = "lite0"
+    resolutions: tuple[Side, ...] = Field((), description="absent: all that tasks train this base at")
 
 
 class ProfileRun(Frozen):

@@ -1,4 +1,4 @@
-"""`patchctl profile`: the measured costs."""
+"""`patchctl profile`: the measured costs of predicting and of training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from ..api.schemas import Profile
 
 
-@click.command(epilog=("\b\nExamples:\n  patchctl profile\n  patchctl profile --run --base lite0 --resolutions 224,96"))
+@click.command(
+    epilog=(
+        "\b\nExamples:\n  patchctl profile\n  patchctl profile --run --base lite0 --resolutions 224,96\n"
+        "  patchctl profile --training\n  patchctl profile --training --run --base lite0 --resolutions 128,96"
+    )
+)
+@click.option("--training", is_flag=True, help="What training costs, part by part: a measurement takes under a minute.")
 @click.option("--run", is_flag=True, help="Measure now, instead of showing what was measured last.")
 @click.option("--base", metavar="B", help="Measure this base.  [default: lite0]")
 @click.option("--resolutions", type=Sides(), metavar="PX,PX", help="Measure these sides.  [default: those in use]")
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
 @pass_settings
 def profile(
     settings: Settings,
+    training: bool,
     run: bool,
     base: str | None,
     resolutions: tuple[int, ...] | None,
@@ -30,8 +37,13 @@ def profile(
     as_json: bool,
 ) -> None:
     """Show what one image costs at each resolution, by calibration and in the requests served."""
+    if training and repeats:
+        raise click.UsageError("--repeats is for predictions: what training costs is measured as often as time allows.")
     if not run and (base or resolutions or repeats):
         raise click.UsageError("--base, --resolutions and --repeats say what to measure; add --run.")
+    if training:
+        _training(settings, run, base, resolutions, as_json)
+        return
     with settings.client() as client:
         if not run:
             if as_json:
@@ -48,6 +60,29 @@ def profile(
             print_body(client.request("POST", "/v1/profile", body=sent, timeout_s=WORK_TIMEOUT_S))
         else:
             click.echo(profile_text(client.run_profile(body)))
+
+
+def _training(
+    settings: Settings, run: bool, base: str | None, resolutions: tuple[int, ...] | None, as_json: bool
+) -> None:
+    from .training_costs import costs_text
+
+    with settings.client() as client:
+        if not run:
+            if as_json:
+                print_body(client.request("GET", "/v1/profile/training"))
+            else:
+                click.echo(costs_text(client.training_profile()))
+            return
+        from ..api.schemas import TrainingProfileRun
+
+        asked = {"base": base, "resolutions": resolutions}
+        body = TrainingProfileRun.model_validate({key: value for key, value in asked.items() if value is not None})
+        if as_json:
+            sent = body.model_dump_json().encode()
+            print_body(client.request("POST", "/v1/profile/training", body=sent, timeout_s=WORK_TIMEOUT_S))
+        else:
+            click.echo(costs_text(client.run_training_profile(body)))
 
 
 def profile_text(measured: Profile) -> str:

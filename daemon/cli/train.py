@@ -12,6 +12,7 @@ from ...policies.task import KindOptions, Options, PatchKind
 from ..client import JobAction
 from . import render
 from .common import Settings, Sides, Words, json_option, pass_settings, print_body, refusal
+from .plans import plans_text
 from .usage import energy, usage
 
 if TYPE_CHECKING:
@@ -291,7 +292,7 @@ def job_text(job: JobView) -> str:
         pairs.append(("waiting", job.waiting))
     if job.error:
         pairs.append(("error", job.error))
-    text = render.fields(pairs)
+    text = render.fields(pairs) + plans_text(job)
     return text + ("\n" + render.heading("Results") + "\n" + results_table(job.results) if job.results else "")
 
 

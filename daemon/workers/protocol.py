@@ -16,6 +16,14 @@ from ...policies.decision import TrainingPlan
 from ...policies.snapshot import Frozen
 from ...policies.task import ExportFormat, ExportReport, JobProgress, Preprocessing, RungResult, TaskSpec, TrainSpec
 from ...policies.training_corrections import PlanUse
+from .measure_messages import (
+    JobOutlined,
+    MeasureImportance,
+    MeasureTraining,
+    MeasuringEnded,
+    TrainingMeasured,
+    TrainingMeasuring,
+)
 
 PREFIX = struct.Struct(">IQ")
 MAX_HEADER_BYTES = 4 * 1024 * 1024
@@ -386,7 +394,13 @@ Message = Annotated[
     | SliceDone
     | JobDone
     | SliceFailed
-    | JobFailed,
+    | JobFailed
+    | MeasureTraining
+    | MeasureImportance
+    | TrainingMeasuring
+    | TrainingMeasured
+    | MeasuringEnded
+    | JobOutlined,
     Field(discriminator="type"),
 ]
 MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)

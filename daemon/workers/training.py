@@ -16,13 +16,18 @@ from pathlib import Path
 
 import torch
 
-from ...models.bases import load_base
+from ...models.bases import Base, load_base
 from ...models.training import Trainer
 from ...models.training.checkpoint import Finished
+from ...models.training.outline import added_layers
+from ...policies.base_name import packaged
 from ...policies.errors import PatchdError, StateError
 from ...policies.task import JobProgress
+from ..training_records import JobFacts
 from .channel import Channel
 from .lifetime import tie_to_parent
+from .measure_messages import JobOutlined, MeasureTraining, MeasuringEnded, TrainingMeasuring
+from .measuring import Measuring
 from .protocol import JobDone, JobFailed, Note, Progress, Ready, RungDone, RunSlice, SliceDone, SliceFailed, StartJob
 
 LOWEST_NICE = 19
@@ -34,6 +39,8 @@ class TrainingWorker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._trainer: Trainer | None = None
+        self._base: Base | None = None
+        self._measuring = Measuring()
 
     def serve(self) -> None:
         """Send `Ready`, then follow the control plane's messages."""
@@ -41,7 +48,9 @@ class TrainingWorker:
         while (frame := self._channel.receive()) is not None:
             message, _ = frame
             try:
-                if isinstance(message, StartJob):
+                if isinstance(message, MeasureTraining):
+                    self._measure(message)
+                elif isinstance(message, StartJob):
                     self._start(message)
                 elif isinstance(message, RunSlice):
                     self._run(message)
@@ -57,8 +66,9 @@ class TrainingWorker:
 
     def _start(self, message: StartJob) -> None:
         versions = None if message.versions is None else Path(message.versions)
+        base = self._loaded(message.spec.base or message.task.base, versions)
         self._trainer = Trainer(
-            load_base(message.spec.base or message.task.base, versions),
+            base,
             message.task,
             message.spec,
             message.job_id,
@@ -66,8 +76,34 @@ class TrainingWorker:
             Path(message.patches_dir),
         )
         self._tell_notes()
+        self._outline(message, base)
         for finished in self._trainer.finished:  # the control plane may not have heard of the last one
             self._tell(finished)
+
+    def _outline(self, message: StartJob, base: Base) -> None:
+        """Tell what the planner must know of the job and only its network and data tell."""
+        assert self._trainer is not None
+        train, validation = self._trainer.images
+        added = added_layers(base.network, message.spec, len(message.task.labels))
+        self._channel.send(JobOutlined(facts=JobFacts(train_images=train, validation_images=validation, added=added)))
+
+    def _loaded(self, name: str, versions: Path | None = None) -> Base:
+        if self._base is None or self._base.name != name:
+            self._base = load_base(name, versions)
+        return self._base
+
+    def _measure(self, message: MeasureTraining) -> None:
+        try:
+            held = self._base  # a version of it costs the same
+            base = held if held is not None and packaged(held.name) == message.base else self._loaded(message.base)
+            measured = self._measuring.costs(message, base, self._channel.waiting, self._tell_share)
+        except (PatchdError, MemoryError, RuntimeError) as error:  # the job stands: it trains by the costs as shipped
+            self._channel.send(MeasuringEnded(message=str(error)))
+            return
+        self._channel.send(measured or MeasuringEnded())
+
+    def _tell_share(self, share: float) -> None:
+        self._channel.send(TrainingMeasuring(share=share))
 
     def _run(self, message: RunSlice) -> None:
         if self._trainer is None:  # the job could not be started, and that has been said

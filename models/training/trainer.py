@@ -49,6 +49,11 @@ class Trainer(SliceLoop[RungTraining]):
         """Whether every rung is trained."""
         return len(self._position.finished) >= len(self._resolutions)
 
+    @property
+    def images(self) -> tuple[int, int]:
+        """How many images it trains and validates on."""
+        return len(self._data.train), len(self._data.validation)
+
     def progress(self, phase: str = "training", plan: TrainingPlan | None = None) -> JobProgress:
         """Where the job stands."""
         resolution = self._position.resolution or self._next_resolution(plan)

@@ -89,6 +89,7 @@ READING = [
             ),
         ),
     ),
+    (["profile", "--training"], "/v1/profile/training", s.TrainingProfile(measured=(bodies.TRAINING_COSTS,))),
 ]
 IDS = [" ".join(command) for command, _, _ in READING]
 
@@ -774,3 +775,27 @@ def test_every_exit_code_is_in_help_and_documentation() -> None:
     for code, meaning in EXIT_CODES.items():
         assert f"| {code} | {meaning} |" in document
         assert f"{code} {meaning}" in shown
+
+
+def test_a_job_shows_its_plan_what_was_refused_and_what_plans_took(daemon) -> None:
+    daemon.on("GET", "/v1/jobs/job-1", bodies.job())
+    text = " ".join(patchctl("train", "show", "job-1", socket=daemon.path).stdout.split())
+    for part in ("upper 72 % chosen", "400.0 / 420.5", "1.05", "300 / 310", "0.47"):
+        assert part in text
+
+
+def test_what_training_costs_is_measured_as_asked(daemon) -> None:
+    daemon.on("POST", "/v1/profile/training", s.TrainingProfile(measured=(bodies.TRAINING_COSTS,)))
+    arguments = ("profile", "--training", "--run", "--base", "lite1", "--resolutions", "128,96")
+    result = patchctl(*arguments, socket=daemon.path)
+    assert result.exit_code == 0, result.output
+    assert json.loads(daemon.seen[0].body) == {"base": "lite1", "resolutions": [128, 96]}
+    assert "predictions are multiplied by" in result.stdout
+    wrong = patchctl("profile", "--training", "--repeats", "3", socket=daemon.path)
+    assert wrong.exit_code == 2
+    assert "--repeats" in wrong.output
+
+
+def test_unmeasured_training_costs_say_what_plans_follow(daemon) -> None:
+    daemon.on("GET", "/v1/profile/training", s.TrainingProfile(measured=()))
+    assert "that patchd ships" in " ".join(patchctl("profile", "--training", socket=daemon.path).stdout.split())
