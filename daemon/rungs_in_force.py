@@ -8,7 +8,7 @@ from typing import Any
 from ..policies.errors import ConflictError, NotFoundError
 from ..policies.labels import imagenet_labels
 from ..policies.publishing import Standing
-from ..policies.task import PatchMetadata, TaskSpec
+from ..policies.task import Measure, PatchMetadata, TaskSpec, TrainingRecord
 from .api.schemas import RungRollback
 from .store import Store
 from .workers.protocol import InForce
@@ -58,7 +58,7 @@ class RungsInForce:
                 "patch_id": patch_id,
                 "accuracy": None if test is None else test.accuracy,
                 "accuracy_samples": None if test is None else test.samples,
-                "validation": None if record is None else record.validation.accuracy,
+                "validation": _accuracy(record),
                 "since_s": time.time(),
             }
         )
@@ -108,3 +108,10 @@ class RungsInForce:
             return None
         patch_id = None if before is None else before["patch_id"]
         return entry, before, RungRollback(base=base, resolution=side, patch_id=patch_id, taken_back=now)
+
+
+def _accuracy(record: TrainingRecord | None) -> float | None:
+    """On validation images with labels: agreement with a teacher is another figure, and compares with none."""
+    if record is None or record.validation.measure is not Measure.ACCURACY:
+        return None
+    return record.validation.accuracy

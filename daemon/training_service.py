@@ -17,7 +17,7 @@ from ..policies.base_name import packaged
 from ..policies.decision import TrainingPlan
 from ..policies.errors import ConflictError, NotFoundError, PatchdError, StateError, UnavailableError
 from ..policies.snapshot import Snapshot
-from ..policies.task import JobProgress, JobState, PatchKind, PatchMetadata, TrainSpec
+from ..policies.task import JobProgress, JobState, PatchKind, PatchMetadata, TrainSpec, only_statistics
 from ..policies.threads import free_threads
 from ..policies.training_costs import TrainingSituation
 from ..policies.training_plan import HEAD_ONLY
@@ -107,7 +107,9 @@ class TrainingService:
 
     def submit(self, spec: TrainSpec) -> JobView:
         """Queue a job. Raises NotFoundError or BadInputError."""
-        spec = checked(spec, self._tasks.task(spec.task))
+        task = self._tasks.task(spec.task)
+        sides = [rung.resolution for rung in self._tasks.in_force(task.name, spec.base or task.base)]
+        spec = checked(spec, task, sides)
         self._tasks.check_base(spec.base or "")
         now = time.time()
         job = JobView(
@@ -387,6 +389,8 @@ class TrainingService:
         if plan.paused:
             decision = self._deciding.current
             return "paused" if decision is None else decision.times.text or decision.plan.text
+        if only_statistics(job.spec.kinds):
+            return None
         if plan.reach == HEAD_ONLY and plan.fraction == 0 and PatchKind.HEAD not in job.spec.kinds:
             return "the allocation allows the head only, and this job does not train the head"
         return None

@@ -7,6 +7,7 @@ Three parts that never mix: train, validation (chosen from train by a fixed hash
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,37 @@ def _missing(found: DataSet) -> Iterator[str]:
         elif not train:
             count = f"{validation} image{'s' if validation > 1 else ''}"
             yield f"class '{label}' has {count}, kept for validation, and none to learn from"
+
+
+def file_sample(path: Path, label: int) -> Sample:
+    """The image in a file."""
+    return Sample(str(path), _loader(path), label)
+
+
+def list_images(root: Path) -> tuple[str, ...]:
+    """Paths of all images below `root`, relative to it, sorted; what begins with a dot is passed over.
+
+    Raises DataSetError when `root` cannot be read.
+    """
+    found: list[str] = []
+
+    def fail(error: OSError) -> None:
+        raise DataSetError(f"The images below {root} cannot be listed: {error.filename}: {error.strerror}.") from error
+
+    for folder, folders, files in os.walk(root, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            str(Path(folder, name).relative_to(root))
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+        ]
+    return tuple(sorted(found))
+
+
+def unlabelled_parts(root: Path, images: Sequence[str]) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Images below `root` to train on and to validate on, chosen as those of labelled sets are; all labels are 0."""
+    train, validation = _part([file_sample(root / name, 0) for name in images], VALIDATION_SHARE)
+    return tuple(train), tuple(validation)
 
 
 def pixels(samples: Sequence[Sample], resolution: int, pre: Preprocessing) -> Tensor:
@@ -179,7 +211,7 @@ def _directory(root: Path) -> tuple[DataSet, list[str]]:
 
 def _files(root: Path, labels: Sequence[str]) -> list[Sample]:
     return [
-        Sample(str(path), _loader(path), index)
+        file_sample(path, index)
         for index, label in enumerate(labels)
         for path in sorted((root / label).glob("*"))
         if path.suffix.lower() in SUFFIXES

@@ -29,7 +29,7 @@ AGREEMENT = 0.99  # least share of a sample on which bfloat16 must give the refe
 SAMPLE = 100  # crops of photographs that bfloat16 is judged on
 GRAPH_BYTES = 256 * 1024 * 1024  # compiled graphs kept in memory, counted by the base's float32 parameters
 AFFINE = frozenset(
-    (PatchKind.SCALE_BIAS, PatchKind.HEAD, PatchKind.RANDOM_HEAD)
+    (PatchKind.SCALE_BIAS, PatchKind.STATISTICS, PatchKind.HEAD, PatchKind.RANDOM_HEAD)
 )  # kinds that need no graph of their own
 
 Precision = Literal["f32", "bf16"]

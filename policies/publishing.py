@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from .snapshot import Frozen
-from .task import Evaluation, PatchMetadata
+from .task import Evaluation, Measure, PatchMetadata
 
 
 class Standing(Frozen):
@@ -47,15 +47,15 @@ def judged(
     if record is None:
         return Verdict(better=False, note="stored; it has no validation accuracy to compare with the one in force.")
     beside = rival is not None and rival_id == standing.patch_id
+    agrees = record.validation.measure is Measure.AGREEMENT
+    if agrees and not beside:
+        return Verdict(better=False, note="stored; how well what is in force agrees on the same images is not known.")
+    measured = "agreement with the teacher" if agrees else "validation accuracy"
     old = rival.accuracy if rival is not None and beside else standing.validation
     if old is None:
-        return Verdict(
-            better=True, note=f"in force; validation accuracy {record.validation.accuracy:.3f} against unknown."
-        )
+        return Verdict(better=True, note=f"in force; {measured} {record.validation.accuracy:.3f} against unknown.")
     same = beside or (standing.digest != "" and standing.digest == record.validation_digest)
-    against = f"validation accuracy {record.validation.accuracy:.3f} against {old:.3f}" + (
-        "" if same else ", of other images"
-    )
+    against = f"{measured} {record.validation.accuracy:.3f} against {old:.3f}" + ("" if same else ", of other images")
     if record.validation.accuracy > old:
         return Verdict(better=True, note=f"in force; {against}.")
     if record.validation.accuracy == old and new.parameters < standing.parameters:

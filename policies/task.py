@@ -31,6 +31,7 @@ class PatchKind(StrEnum):
     """
 
     SCALE_BIAS = "scale_bias"
+    STATISTICS = "statistics"
     DEPTHWISE = "depthwise"
     SEPARABLE = "separable"
     ADDED_NEURONS = "added_neurons"
@@ -56,12 +57,16 @@ class KindOptions(Frozen):
     reduction: int | None = Field(None, ge=1, description="squeeze_excite: channels over hidden ones")
     neurons: int | None = Field(None, ge=1, description="added_neurons: how many beside each layer")
     seed: int | None = Field(None, ge=0, description="random_head, added_neurons: of what is drawn")
+    momentum: float | None = Field(
+        None, gt=0, le=1, description="statistics: share of each batch mixed into the base's; absent: mean of all"
+    )
 
 
 Options = dict[PatchKind, KindOptions]
 
 KIND_OPTIONS: Mapping[PatchKind, tuple[str, ...]] = {  # what each kind has a use for
     PatchKind.SCALE_BIAS: ("where",),
+    PatchKind.STATISTICS: ("where", "momentum"),
     PatchKind.DEPTHWISE: ("where",),
     PatchKind.SEPARABLE: ("where", "expansion", "rank"),
     PatchKind.ADDED_NEURONS: ("where", "neurons", "seed"),
@@ -88,6 +93,11 @@ def check_kinds(kinds: Iterable[PatchKind], options: Options) -> None:
         if wrong:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             raise ValueError(f"The patch kind '{kind}' has no option '{wrong[0]}'; {takes}.")
+
+
+def only_statistics(kinds: Iterable[PatchKind]) -> bool:
+    """Whether a job of these kinds estimates statistics and has nothing to learn by gradient."""
+    return PatchKind.STATISTICS in (asked := set(kinds)) and asked <= {PatchKind.STATISTICS, PatchKind.RANDOM_HEAD}
 
 
 class BaseRungs(Frozen):
@@ -132,13 +142,29 @@ class TaskSpec(Frozen):
         return self
 
 
-class Evaluation(Frozen):
-    """Top-1 accuracy on `samples` images, with the 95 % Wilson interval."""
+class Measure(StrEnum):
+    """What an answer was compared with."""
 
+    ACCURACY = "accuracy"  # the image's label
+    AGREEMENT = "agreement"  # the teacher's first answer
+
+
+class Evaluation(Frozen):
+    """Top-1 on `samples` images, with the 95 % Wilson interval: accuracy, or agreement where there were no labels."""
+
+    measure: Measure = Measure.ACCURACY
     accuracy: float = Field(ge=0, le=1)
     samples: int = Field(ge=1)
     low: float = Field(ge=0, le=1)
     high: float = Field(ge=0, le=1)
+
+
+class Teacher(StrEnum):
+    """Whose answers a rung learns from, beside labels or in their place."""
+
+    NONE = "none"
+    FULL = "full"  # the rung at the full resolution
+    ENSEMBLE = "ensemble"  # all rungs, their probabilities averaged
 
 
 class TrainingRecord(Frozen):
@@ -163,6 +189,7 @@ class TrainingRecord(Frozen):
     )
     validation: Evaluation
     test: Evaluation | None = None
+    teacher: Teacher = Teacher.NONE
 
 
 class ExportFormat(StrEnum):
@@ -232,6 +259,8 @@ class TrainSpec(Frozen):
         "epoch; absent: all epochs, with the weights of the last",
     )
     examples: bool = Field(True, description="learn from the task's examples as well, where the policy gives consent")
+    teacher: Teacher = Field(Teacher.NONE, description="whose answers the rungs learn from; without labels: full")
+    unlabelled: str | None = Field(None, description="learn from the images below this directory, in place of labels")
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSpec:
@@ -288,7 +317,9 @@ class JobProgress(Frozen):
     plan: TrainingPlan | None = None
     members: tuple[MemberProgress, ...] = Field((), description="of a job of several tasks")
     phase: str = Field(
-        "", description="measuring costs, checking images, loading, features, training, evaluating, waiting"
+        "",
+        description="measuring costs, checking images, asking the teacher, loading, statistics, features, training, "
+        "evaluating, waiting",
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
 import click
 
-from ...policies.task import KindOptions, Options, PatchKind
+from ...policies.task import KindOptions, Measure, Options, PatchKind, Teacher
 from ..client import JobAction
 from . import render
 from .common import Settings, Sides, Words, json_option, pass_settings, print_body, refusal
@@ -59,7 +60,9 @@ def train() -> None:
         "  patchctl train submit --task digits --kinds head --resolutions 128,96 --epochs 2\n"
         "  patchctl train submit --task groceries --base lite2\n"
         "  patchctl train submit --task digits --kinds gate,added_layer,head --option gate.where='blocks.1*' \\\n"
-        "    --option added_layer.rank=4\n\n"
+        "    --option added_layer.rank=4\n"
+        "  patchctl train submit --task groceries --teacher ensemble\n"
+        "  patchctl train submit --task imagenet --kinds scale_bias --unlabelled ./photographs --lr 2e-4\n\n"
         "With --follow, Ctrl-C ends only the following; the job goes on."
     )
 )
@@ -97,6 +100,19 @@ def train() -> None:
     type=click.IntRange(1, 1000),
     help="End a rung after so many epochs without a better validation score, with its best epoch's weights.",
 )
+@click.option(
+    "--teacher",
+    type=click.Choice([teacher.value for teacher in Teacher]),
+    default=Teacher.NONE.value,
+    help="Learn from the answers of the rung at the full resolution, or of all rungs.  [default: none; with "
+    "--unlabelled: full]",
+)
+@click.option(
+    "--unlabelled",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Learn from the teacher alone, on all images below DIR.",
+)
 @click.option("--no-examples", is_flag=True, help="Do not learn from the examples that applications handed over.")
 @click.option("--follow", is_flag=True, help="Show the progress until the job has ended.")
 @json_option
@@ -114,6 +130,8 @@ def submit(
     seed: int,
     max_samples: int | None,
     patience: int | None,
+    teacher: str,
+    unlabelled: Path | None,
     no_examples: bool,
     follow: bool,
     as_json: bool,
@@ -136,6 +154,8 @@ def submit(
             seed=seed,
             max_samples=max_samples,
             patience=patience,
+            teacher=Teacher(teacher),
+            unlabelled=None if unlabelled is None else str(unlabelled.absolute()),
             examples=not no_examples,
         )
     except ValidationError as error:
@@ -286,6 +306,10 @@ def job_text(job: JobView) -> str:
         pairs.append(
             ("used", f"{render.duration(job.use.cpu_seconds)} of processors in all, {job.use.samples} images{told}")
         )
+    if spec.teacher is not Teacher.NONE:
+        pairs.append(("taught by", {Teacher.FULL: "the full resolution", Teacher.ENSEMBLE: "all rungs"}[spec.teacher]))
+    if spec.unlabelled is not None:
+        pairs.append(("unlabelled", spec.unlabelled))
     if job.progress.loss is not None:
         pairs.append(("loss", f"{job.progress.loss:.4f}"))
     if job.waiting:
@@ -304,6 +328,8 @@ def outcome(job: JobView) -> str:
 
 def results_table(results: tuple[RungResult, ...]) -> str:
     """One line a trained rung: its cost in parameters and time, its accuracy with the 95 % interval."""
+    agrees = any(result.validation.measure is Measure.AGREEMENT for result in results)
+    note = "\nval.: agreement with the teacher, on images held out" if agrees else ""
     rows = [
         (
             f"{result.resolution} px",
@@ -317,4 +343,4 @@ def results_table(results: tuple[RungResult, ...]) -> str:
         for result in results
     ]
     header = ("input", "params", "of base", "val.", "test [95 %]", "took", "published")
-    return render.table(header, rows, right=(0, 1, 2, 3, 5))
+    return render.table(header, rows, right=(0, 1, 2, 3, 5)) + note

@@ -19,9 +19,11 @@ from .kind import Kind
 from .scale_bias import ScaleBias
 from .separable import SeparableConvolution
 from .squeeze_excite import OwnSqueezeExcite, SqueezeExcite
+from .statistics import Statistics
 
 _TYPES: Mapping[PatchKind, Any] = {
     PatchKind.SCALE_BIAS: ScaleBias,
+    PatchKind.STATISTICS: Statistics,
     PatchKind.DEPTHWISE: Depthwise,
     PatchKind.SEPARABLE: SeparableConvolution,
     PatchKind.ADDED_NEURONS: AddedNeurons,

@@ -67,7 +67,7 @@ class Course(Frozen):
     def after_epoch(self, validation: Evaluation, per_epoch: int) -> Course:
         """After an epoch of `per_epoch` steps that scored `validation`."""
         point = CurvePoint(
-            epoch=len(self.curve) + 1, step=self.step, loss=self.epoch_loss / per_epoch, validation=validation
+            epoch=len(self.curve) + 1, step=self.step, loss=self.epoch_loss / max(1, per_epoch), validation=validation
         )
         return self.model_copy(update={"curve": (*self.curve, point), "epoch_loss": 0.0})
 

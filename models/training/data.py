@@ -24,7 +24,12 @@ class TrainingData:
 
 
 def open_training_data(task: TaskSpec, spec: TrainSpec) -> TrainingData:
-    """List the images of a job. Raises DataSetError where they cannot be listed, TrainingError for a task without."""
+    """List the images of a job. Raises DataSetError where they cannot be listed, TrainingError for a task without.
+
+    A job without labels has the test part alone of a task's data set, if it has one: see `unlabelled_data`.
+    """
+    if spec.unlabelled is not None:
+        return TrainingData((), (), () if task.data is None else list_data(task.data)[0].test)
     if task.data is None:
         raise TrainingError(f"Task '{task.name}' has no data set.")
     found, problems = list_data(task.data)

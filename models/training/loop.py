@@ -164,7 +164,7 @@ class SliceLoop(ABC, Generic[R]):
             rung=rung,
             rungs=rungs,
             resolution=resolution,
-            epoch=min(self._spec.epochs, course.step // self._per_epoch),
+            epoch=min(self._spec.epochs, course.step // max(1, self._per_epoch)),
             epochs=self._spec.epochs,
             step=course.step,
             steps=self._spec.epochs * self._per_epoch,
@@ -208,6 +208,7 @@ class SliceLoop(ABC, Generic[R]):
                 self._rung.close()
 
     def _save(self) -> None:
+        """Have on the disk all that the next slice needs. Raises StateError."""
         if self._rung is None:
             return
         tensors = self._rung.state() | {f"g.{name}": value for name, value in self._good.items()}

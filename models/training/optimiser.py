@@ -15,6 +15,7 @@ from ...policies.task import PatchKind
 
 LEARNING_RATES = {
     PatchKind.SCALE_BIAS: 5e-3,
+    PatchKind.STATISTICS: 0.0,  # nothing of it moves
     PatchKind.DEPTHWISE: 2e-3,
     PatchKind.SEPARABLE: 5e-4,
     PatchKind.ADDED_NEURONS: 2e-3,

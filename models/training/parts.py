@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from ...policies.task import Preprocessing
 from ..datasets import Sample
-from .inputs import Augmentation, Loading, PartInputs
+from .inputs import Augmentation, Loading, Part, PartInputs
 from .scoring import Stop
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -26,8 +27,11 @@ class RungParts:
         *,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        classes: Mapping[str, Tensor] | None = None,
     ) -> None:
+        """`classes` (int64 [N], by part) take the places of the samples' own labels."""
         self.resolution = resolution
+        self._classes = classes or {}
         self._preprocessing, self._memory_format = preprocessing, memory_format
         self._augmentation, self._seed = augmentation, seed
         self._loading = {name: Loading(own, resolution, preprocessing) for name, own in samples.items() if own}
@@ -51,6 +55,8 @@ class RungParts:
             if part is None:
                 return None
             del self._loading[name]
+            if name in self._classes:
+                part = Part(part.images, self._classes[name])
             augmentation = self._augmentation if name == TRAIN else None
             self._loaded[name] = PartInputs(
                 part, self._preprocessing, self._memory_format, augmentation, seed=self._seed

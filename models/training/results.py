@@ -9,7 +9,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...policies.task import Evaluation, PatchKind, PatchMetadata, RungResult, TaskSpec, TrainingRecord, TrainSpec
+from ...policies.task import (
+    Evaluation,
+    Options,
+    PatchKind,
+    PatchMetadata,
+    RungResult,
+    TaskSpec,
+    TrainingRecord,
+    TrainSpec,
+)
 from ..bases import Base
 from ..patches import Patch, save_patch
 from .checkpoint import Finished, Position
@@ -28,6 +37,7 @@ class Trained:
     tensors: Mapping[str, Tensor]
     scores: Mapping[str, Evaluation]  # by part: validation, and test where there is one
     train_samples: int
+    options: Options
     validation_digest: str = ""  # `PartInputs.digest` of the validation part
     rival_id: str | None = None  # the patch in force, if any, and the score of what is on the same validation images
     rival: Evaluation | None = None
@@ -44,7 +54,7 @@ def save_trained(rung: Trained, spec: TrainSpec, at: Position, job_id: str, dire
         kinds=rung.kinds,
         resolution=rung.resolution,
         preprocessing=rung.task.preprocessing,
-        options=spec.options,
+        options=rung.options,
         parameters=parameters,
         parameters_by_kind=dict(rung.counts),
         base_parameters=rung.base.parameters_count,
@@ -72,7 +82,7 @@ def _record(rung: Trained, spec: TrainSpec, at: Position, job_id: str) -> Traini
     rate = spec.learning_rate or max(LEARNING_RATES[kind] for kind in spec.kinds)
     return TrainingRecord(
         job_id=job_id,
-        kinds=rung.kinds,
+        kinds=spec.kinds if at.fraction == 0 else (*spec.kinds, PatchKind.BASE_FRACTION),
         epochs=len(course.curve) or spec.epochs,
         steps=course.step,
         train_samples=rung.train_samples,
@@ -87,4 +97,5 @@ def _record(rung: Trained, spec: TrainSpec, at: Position, job_id: str) -> Traini
         validation_digest=rung.validation_digest,
         validation=rung.scores["validation"],
         test=rung.scores.get("test"),
+        teacher=spec.teacher,
     )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...policies.decision import TrainingPlan
 from ...policies.errors import TrainingError
-from ...policies.task import Evaluation, PatchKind, TaskSpec, TrainSpec
+from ...policies.task import Evaluation, Options, PatchKind, TaskSpec, TrainSpec, only_statistics
 from ...policies.training_costs import EVALUATION_FACTOR
 from ..bases import Base
 from ..networks import can_start_at, starting_at, unit_of, units_of
@@ -27,6 +27,7 @@ from ..patches.base_fraction import BaseFraction
 from ..patches.shapes import copy_of
 from .features import FeatureStore
 from .frozen import FrozenFeatures
+from .inheriting import Heritage
 from .inputs import PartInputs, StepOrder, micro_batches
 from .objective import Labels, MicroBatch, Objective
 from .optimiser import LEARNING_RATES, NamedAdam
@@ -62,10 +63,12 @@ class RungTraining:
         restored: Mapping[str, Tensor],
         store: FeatureStore,
         objective: Objective | None = None,
+        heritage: Heritage | None = None,
     ) -> None:
         """Begin the rung of `inputs`' resolution, or go on with it where `restored` holds what `state` gave.
 
-        Where it holds parameters alone, those are gone on from with a new optimiser state.
+        Where it holds parameters alone, those are gone on from with a new optimiser state. With a `heritage` the rung
+        begins with the tensors in there, and keeps those that the job does not train.
         """
         self.resolution, self.fraction = inputs.resolution, 0.0
         self.samples_per_s: float | None = None
@@ -73,7 +76,8 @@ class RungTraining:
         self._base, self._spec, self._inputs = base, spec, inputs
         self._objective = objective or Labels()
         self._network = base.network
-        self._kinds = make_kinds(spec.kinds, spec.options)
+        self._heritage = heritage or Heritage(spec.kinds, spec.options, {})
+        self._kinds = self._heritage.made()
         self._patched = PatchedNetwork(base)
         self._parameters: dict[str, nn.Parameter] = {}
         self._kind_of: dict[str, PatchKind] = {}
@@ -81,21 +85,17 @@ class RungTraining:
         self._optimiser = NamedAdam()
         self._scoring = Scoring()
         self._plan = TrainingPlan(paused=False)
-        settings = f"{task.preprocessing!r} {spec.kinds!r} {spec.options!r}"
+        settings = f"{task.preprocessing!r} {self._heritage.kinds!r} {self._heritage.options!r}"
         self._frozen = FrozenFeatures(base, store, settings)
-        start = {
-            name: tensor
-            for kind in reversed(self._kinds)
-            for name, tensor in kind.start(base.network, len(task.labels)).items()
-        }
-        for name, kind in trainable(self._kinds, base.network).items():
+        start = self._heritage.start(base.network, len(task.labels))
+        for name, kind in trainable(make_kinds(spec.kinds, spec.options), base.network).items():
             self._add(name, kind.kind, start.pop(name))
         self._constant = start  # running statistics, and heads that stay as drawn
         self._own = frozenset(self._parameters)
         # Tensors of the base that an earlier slice unfroze stand in the checkpoint too.
         for name in sorted(key[2:] for key in restored if key.startswith("p.")):
             if name not in self._parameters:
-                self._add(name, PatchKind.BASE_FRACTION, copy_of(base.network, name))
+                self._unfreeze(name)
         self._optimiser.restore(restored)
 
     def _add(self, name: str, kind: PatchKind, start: Tensor) -> None:
@@ -103,6 +103,15 @@ class RungTraining:
         self._optimiser.add(name, parameter, self._spec.learning_rate or LEARNING_RATES[kind])
         self._kind_of[name] = kind
         self._unit_of[name] = self._unit(name)
+
+    def _unfreeze(self, name: str) -> None:
+        self._constant.pop(name, None)
+        self._add(name, PatchKind.BASE_FRACTION, self._begun(name))
+
+    def _begun(self, name: str) -> Tensor:
+        """What a tensor of the base was when the rung began."""
+        inherited = self._heritage.tensors.get(name)
+        return copy_of(self._network, name) if inherited is None else inherited.detach().clone()
 
     def _unit(self, name: str) -> int:
         site, added, _ = name.partition(":")
@@ -117,11 +126,11 @@ class RungTraining:
         return {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
     def take(self, values: Mapping[str, Tensor]) -> None:
-        """Give the parameters the `values` that they had once; those that there were none of go back to the base's."""
+        """Give the parameters the `values` that they had once; the others go back to their beginning."""
         self._patched.remove()
         for name, parameter in self._parameters.items():
             known = values.get(name)
-            parameter.data.copy_(copy_of(self._network, name) if known is None else known)
+            parameter.data.copy_(self._begun(name) if known is None else known)
         self._scoring.forget()
         self.bind()
 
@@ -133,9 +142,12 @@ class RungTraining:
         What stops training keeps its value and its optimiser state. Raises TrainingError when nothing would train.
         """
         self._patched.remove()  # names are those of the network without layers joined to it
+        if only_statistics(self._spec.kinds):  # no plan has a say where nothing is learned
+            self.bind()
+            return
         unfrozen = self._unfrozen(plan)
         for name in sorted(unfrozen - self._parameters.keys()):
-            self._add(name, PatchKind.BASE_FRACTION, copy_of(self._network, name))
+            self._unfreeze(name)
         units = len(units_of(self._network))
         first = units - round(plan.reach * units)
         for name, parameter in self._parameters.items():
@@ -285,13 +297,19 @@ class RungTraining:
         return {**self._constant, **self.values()}
 
     @property
-    def unfreezes(self) -> bool:
-        """Whether the patch holds tensors of the base that its kinds do not own."""
-        return not self._parameters.keys() <= self._own
+    def kinds(self) -> tuple[PatchKind, ...]:
+        """Those of the patch that this gives."""
+        known, unfreezes = self._heritage.kinds, not self._parameters.keys() <= self._own
+        return (*known, PatchKind.BASE_FRACTION) if unfreezes and PatchKind.BASE_FRACTION not in known else known
+
+    @property
+    def options(self) -> Options:
+        """Those of the patch that this gives."""
+        return self._heritage.options
 
     def counts(self) -> dict[PatchKind, int]:
         """Numbers in the patch that an optimiser may move, kind by kind."""
-        counts = dict.fromkeys(self._spec.kinds, 0)
+        counts = dict.fromkeys(self.kinds, 0)
         owned = owners(self._kinds, self._network)
         for name, parameter in self._parameters.items():
             kind = owned[name].kind if name in self._own else PatchKind.BASE_FRACTION

@@ -259,6 +259,7 @@ class SharedTrainer(SliceLoop[SharedRung]):
             tensors=member.patch_tensors(),
             scores=scores,
             train_samples=len(self._data[member.task.name].train),
+            options=self._spec.options,
             validation_digest=validation.digest(),
         )
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ...policies.base_version import sides_on
 from ...policies.decision import TrainingPlan
 from ...policies.errors import StateError
-from ...policies.task import Evaluation, JobProgress, PatchKind, TaskSpec, TrainSpec
+from ...policies.task import Evaluation, JobProgress, Measure, TaskSpec, Teacher, TrainSpec, only_statistics
+from ...policies.teaching import is_taught
 from ..bases import Base
 from .checkpoint import Checkpoint, Finished, Position, save_checkpoint
-from .data import open_training_data
+from .data import TrainingData, open_training_data
 from .loop import Report, SliceLoop
 from .metering import UseMeter
-from .parts import TEST, TRAIN, VALIDATION, RungParts
+from .opening import RungOpening
+from .parts import TEST, TRAIN, VALIDATION
 from .results import Trained, save_trained
 from .rival import Rival
 from .rung import RungTraining
 from .scoring import Stop
+from .teaching import Teaching
 
 
 class Trainer(SliceLoop[RungTraining]):
@@ -29,6 +33,8 @@ class Trainer(SliceLoop[RungTraining]):
         self, base: Base, task: TaskSpec, spec: TrainSpec, job_id: str, checkpoint_dir: Path, patches_dir: Path
     ) -> None:
         """List the data and find the last checkpoint. Raises DataSetError, or BadInputError for kinds of no use."""
+        if only_statistics(spec.kinds):
+            spec = spec.model_copy(update={"epochs": 1})
         self._task, self._data = task, open_training_data(task, spec)
         super().__init__(
             base,
@@ -36,13 +42,25 @@ class Trainer(SliceLoop[RungTraining]):
             (checkpoint_dir, patches_dir),
             job_id,
             self._data,
-            per_epoch=max(1, math.ceil(len(self._data.train) / spec.batch_size)),
+            per_epoch=self._steps_of(spec),
             classes=len(task.labels),
         )
         self._resolutions = tuple(dict.fromkeys(spec.resolutions or sides_on(task, spec.base or task.base)))
         self.in_force: Mapping[int, Path | None] = {}  # by resolution: patches to be compared with; None: the bare base
-        self._parts: RungParts | None = None
+        self._opening: RungOpening | None = None
+        self._teaching: Teaching | None = None
+        if is_taught(spec, task):
+            self._teaching = Teaching(base, task, spec, self._data, (checkpoint_dir, patches_dir))
+            self._use(self._teaching.data or self._data)
         self._rival: Rival | None = None
+
+    def _steps_of(self, spec: TrainSpec) -> int:
+        """Optimiser steps of an epoch: none where statistics are all that is asked for."""
+        return 0 if only_statistics(spec.kinds) else max(1, math.ceil(len(self._data.train) / spec.batch_size))
+
+    def _use(self, data: TrainingData) -> None:
+        self._data = data
+        self._per_epoch = self._steps_of(self._spec)
 
     @property
     def done(self) -> bool:
@@ -63,38 +81,67 @@ class Trainer(SliceLoop[RungTraining]):
     def _next_resolution(self, plan: TrainingPlan | None) -> int:
         done = {finished.result.resolution for finished in self.finished}
         left = [side for side in self._resolutions if side not in done]
-        if plan is not None and plan.resolution in left:
+        free = self._spec.teacher is Teacher.NONE  # what teaches the others must be trained before them
+        if plan is not None and plan.resolution in left and free:
             return plan.resolution
         return left[0] if left else self._resolutions[-1]
 
     def _open_rung(self, plan: TrainingPlan, ended: Stop, report: Report) -> RungTraining | None:
+        if not self._begin_taught(plan, ended, report):
+            return None
         resolution = self._position.resolution or self._next_resolution(plan)
-        if self._parts is None or self._parts.resolution != resolution:
-            samples = {TRAIN: self._data.train, VALIDATION: self._data.validation, TEST: self._data.test}
-            self._parts = RungParts(
-                samples, resolution, self._task.preprocessing, self._base.memory_format, seed=self._spec.seed
+        if self._opening is None or self._opening.resolution != resolution:
+            self._opening = RungOpening(
+                self._base, self._task, self._spec, resolution, self._data, self._checkpoint_dir
             )
         self._position = self._position.model_copy(update={"resolution": resolution})
-        if not self._parts.loaded(TRAIN):
-            report(self.progress("loading", plan))
-        train = self._parts.load(TRAIN, ended)
-        if train is None:
-            return None
         if self._rung is None:
+            made = [finished.result for finished in self.finished]
+            train = self._opening.run(self._teaching, made, ended, lambda phase: report(self.progress(phase, plan)))
+            if train is None:
+                return None
             self._meter = UseMeter(resolution, self._spec.batch_size)
-            self._rung = RungTraining(self._base, self._task, self._spec, train, self._restored, self.features)
+            self._rung = RungTraining(
+                self._base,
+                self._task,
+                self._spec,
+                train,
+                self._restored,
+                self.features,
+                self._opening.objective,
+                self._opening.heritage,
+            )
             self._restored = {}
         self._rung.follow(plan)
         return self._rung
 
+    def _begin_taught(self, plan: TrainingPlan, ended: Stop, report: Report) -> bool:
+        """Fix who teaches a job and on which images, when it begins; False when ended before that."""
+        if self._teaching is None or self._teaching.data is not None:
+            return True
+        report(self.progress("checking images", plan))
+        if not self._teaching.begin(self.in_force, ended):
+            return False
+        if self._teaching.note is not None:
+            self._notes.append(self._teaching.note)
+        self._use(self._teaching.data or self._data)
+        return True
+
+    def _save(self) -> None:
+        if self._teaching is not None:
+            self._teaching.save()
+        if self._opening is not None:
+            self._opening.save()
+        super()._save()
+
     def _keep_features(self, rung: RungTraining, plan: TrainingPlan, ended: Stop, report: Report) -> bool:
         """Have the features on disk that the plan wants kept; False when ended before all are there."""
-        assert self._parts is not None
+        assert self._opening is not None
         for name in (TRAIN, VALIDATION):
             if not rung.wants_features(name):
                 continue
             report(self.progress("features", plan))
-            part = self._parts.load(name, ended)
+            part = self._opening.parts.load(name, ended)
             if part is None:
                 return False
             try:
@@ -108,28 +155,34 @@ class Trainer(SliceLoop[RungTraining]):
     def _score(
         self, rung: RungTraining, name: str, plan: TrainingPlan, ended: Stop, report: Report
     ) -> Evaluation | None:
-        assert self._parts is not None
+        assert self._opening is not None
         report(self.progress("evaluating", plan))
-        part = self._parts.load(name, ended)
-        return None if part is None else rung.evaluate(name, part, ended)
+        part = self._opening.parts.load(name, ended)
+        score = None if part is None else rung.evaluate(name, part, ended)
+        return None if score is None else self._measured(score, name)
+
+    def _measured(self, score: Evaluation, name: str) -> Evaluation:
+        """The score on a part, saying what it is."""
+        agrees = self._opening is not None and self._opening.agrees(name)
+        return score.model_copy(update={"measure": Measure.AGREEMENT}) if agrees else score
 
     # the end of a rung
 
     def _finish(self, rung: RungTraining, plan: TrainingPlan, ended: Stop, report: Report) -> Finished | None:
         """Test, write the patch, and the checkpoint that knows of it; None when ended before that."""
-        assert self._parts is not None
+        assert self._opening is not None
         if self._spec.patience is not None and not self._best_taken:
             rung.take(self._best)
             self._best_taken = True
         test: Evaluation | None = None
-        if self._parts.has(TEST) and (test := self._score(rung, TEST, plan, ended, report)) is None:
+        if self._opening.parts.has(TEST) and (test := self._score(rung, TEST, plan, ended, report)) is None:
             return None
         trained = self._trained(rung, test, ended)
         if trained is None:
             return None
         finished = save_trained(trained, self._spec, self._position, self._job_id, self._patches_dir)
         self._end_metering()
-        self._rung = self._meter = self._parts = self._rival = self._rate_share = None
+        self._rung = self._meter = self._opening = self._rival = self._rate_share = None
         self._good, self._best, self._best_taken = {}, {}, False
         self._position = Position(finished=(*self._position.finished, finished))
         save_checkpoint(self._checkpoint_dir, Checkpoint(self._position, {}))
@@ -138,8 +191,8 @@ class Trainer(SliceLoop[RungTraining]):
 
     def _trained(self, rung: RungTraining, test: Evaluation | None, ended: Stop) -> Trained | None:
         """What the rung gave, with what the patch in force scores on the same images; None when ended before."""
-        assert self._parts is not None
-        part = self._parts.load(VALIDATION, ended)
+        assert self._opening is not None
+        part = self._opening.parts.load(VALIDATION, ended)
         if part is None:
             return None
         course = self._position.course
@@ -150,7 +203,8 @@ class Trainer(SliceLoop[RungTraining]):
             base=self._base,
             task=self._task,
             resolution=rung.resolution,
-            kinds=(*self._spec.kinds, PatchKind.BASE_FRACTION) if rung.unfreezes else self._spec.kinds,
+            kinds=rung.kinds,
+            options=rung.options,
             counts=rung.counts(),
             tensors=rung.patch_tensors(),
             scores={VALIDATION: point.validation} | ({} if test is None else {TEST: test}),
@@ -162,4 +216,7 @@ class Trainer(SliceLoop[RungTraining]):
         path = self.in_force[rung.resolution]
         if self._rival is None or self._rival.path != path:
             self._rival = Rival(self._base, path)
-        return self._rival.beside(trained, part, ended)
+        beside = self._rival.beside(trained, part, ended)
+        if beside is None or beside.rival is None:
+            return beside
+        return replace(beside, rival=self._measured(beside.rival, VALIDATION))

@@ -1,0 +1,158 @@
+"""Ladders in a running daemon: taught jobs, jobs without labels, and what they put in force."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from patchd.daemon.api.schemas import EventList, JobView, TaskCreate
+from patchd.daemon.cli.main import cli
+from patchd.daemon.task_service import _better
+from patchd.models.datasets import open_data
+from patchd.policies.errors import BadInputError
+from patchd.policies.task import Evaluation, JobState, Measure, PatchKind, Teacher, TrainingRecord, TrainSpec
+from running import RunningDaemon
+
+K = PatchKind
+FULL, LOW = 64, 32
+SPEC = TrainSpec(task="digits", resolutions=(LOW,), epochs=1, batch_size=16, max_samples=32)
+
+
+@pytest.fixture(scope="module")
+def daemon(daemon: RunningDaemon) -> RunningDaemon:
+    daemon.client.add_task(TaskCreate(name="digits", data="sklearn:digits", resolutions=(FULL, LOW)))
+    return daemon
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("camera")
+    for index, sample in enumerate(open_data("sklearn:digits").train[:24]):
+        sample.load(8).save(root / f"{index}.png")
+    (root / "broken.png").write_bytes(b"no image")
+    return root
+
+
+def done(daemon: RunningDaemon, job_id: str) -> JobView:
+    ended = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+    job = daemon.until(lambda: found if (found := daemon.client.job(job_id)).state in ended else None, 300.0)
+    assert job.state is JobState.DONE, job.error
+    return job
+
+
+def patchctl(daemon: RunningDaemon, *arguments: str) -> str:
+    result = CliRunner(env={"COLUMNS": "120"}).invoke(cli, ["--socket", str(daemon.socket), *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def submitted(output: str) -> str:
+    found = re.search(r"job-[0-9a-f]+", output)
+    assert found is not None
+    return found.group()
+
+
+def test_what_needs_the_full_resolution_is_refused_while_none_is_in_force(daemon: RunningDaemon, images: Path) -> None:
+    headless = SPEC.model_copy(update={"kinds": (K.SCALE_BIAS,)})
+    cases = {
+        "no rung is in force at 64 px whose head could be kept": headless,
+        "no rung in force at 64 px, its full resolution, that could teach": SPEC.model_copy(
+            update={"unlabelled": str(images)}
+        ),
+        "no rung in force at 64 px, its full": SPEC.model_copy(update={"teacher": Teacher.FULL}),
+    }
+    for words, spec in cases.items():
+        with pytest.raises(BadInputError, match=words):
+            daemon.client.submit(spec)
+
+
+def test_the_directory_of_a_job_without_labels_must_be_one_and_the_teacher_does_not_learn_from_itself(
+    daemon: RunningDaemon, images: Path
+) -> None:
+    bare = SPEC.model_copy(update={"task": "imagenet", "kinds": (K.SCALE_BIAS,), "resolutions": (96,)})
+    with pytest.raises(BadInputError, match="directory /nowhere is none"):
+        daemon.client.submit(bare.model_copy(update={"unlabelled": "/nowhere"}))
+    with pytest.raises(BadInputError, match="the rung at 224 px is the teacher"):
+        daemon.client.submit(bare.model_copy(update={"unlabelled": str(images), "resolutions": (224, 96)}))
+
+
+def test_one_job_trains_the_full_resolution_which_then_teaches_the_others(daemon: RunningDaemon) -> None:
+    spec = SPEC.model_copy(update={"teacher": Teacher.FULL, "resolutions": (LOW, FULL)})
+    job = done(daemon, daemon.client.submit(spec).id)
+    assert job.spec.resolutions == (FULL, LOW)
+    assert [result.resolution for result in job.results] == [FULL, LOW]
+    assert all(result.published for result in job.results)
+    metadata = daemon.client.patch(job.results[1].patch_id).metadata
+    assert metadata.training is not None
+    assert metadata.training.teacher is Teacher.FULL
+
+
+def test_a_job_without_labels_tells_what_it_left_out_and_is_judged_by_agreement_on_the_same_images(
+    daemon: RunningDaemon, images: Path
+) -> None:
+    daemon.until(lambda: len(daemon.client.ladder("digits").rungs) == 2, 300.0)
+    arguments = ("--kinds", "scale_bias", "--unlabelled", str(images), "--epochs", "1", "--lr", "1e-4")
+    job = done(daemon, submitted(patchctl(daemon, "train", "submit", "--task", "digits", *arguments)))
+    (result,) = job.results
+    assert (job.spec.teacher, job.spec.resolutions) == (Teacher.FULL, (LOW,))
+    assert result.validation.measure is Measure.AGREEMENT
+    assert result.before is not None
+    assert result.before.samples == result.validation.samples
+    assert result.published == (result.validation.accuracy > result.before.accuracy)
+    assert "agreement with its teacher" in result.note
+    assert result.test is not None
+    assert result.test.measure is Measure.ACCURACY
+    events = EventList.model_validate_json(daemon.client.request("GET", "/v1/events", query={"limit": 200})).events
+    assert any("1 of the unlabelled images" in event.message and "broken.png" in event.message for event in events)
+    shown = patchctl(daemon, "train", "show", job.id)
+    assert "agreement with the teacher" in shown
+    assert f"{images}" in shown
+
+
+def test_statistics_alone_train_nothing_and_keep_the_head(daemon: RunningDaemon) -> None:
+    job = done(daemon, daemon.client.submit(SPEC.model_copy(update={"kinds": (K.STATISTICS,)})).id)
+    (result,) = job.results
+    assert result.parameters == 0
+    metadata = daemon.client.patch(result.patch_id).metadata
+    assert set(metadata.kinds) == {K.SCALE_BIAS, K.STATISTICS, K.HEAD}
+
+
+def record(accuracy: float, measure: Measure, before: float | None, before_patch: str | None) -> TrainingRecord:
+    def score(value: float) -> Evaluation:
+        return Evaluation(measure=measure, accuracy=value, samples=50, low=0.0, high=1.0)
+
+    return TrainingRecord(
+        job_id="job-1",
+        kinds=(K.SCALE_BIAS,),
+        epochs=1,
+        steps=1,
+        train_samples=8,
+        seed=0,
+        learning_rate=1e-3,
+        batch_size=8,
+        seconds=1.0,
+        validation=score(accuracy),
+        before=None if before is None else score(before),
+        before_patch=before_patch,
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "in_force", "better"),
+    [
+        (record(0.9, Measure.AGREEMENT, 0.8, None), None, True),  # better than the bare base
+        (record(0.8, Measure.AGREEMENT, 0.8, None), None, False),
+        (record(0.9, Measure.AGREEMENT, 0.8, "old"), {"patch_id": "old", "validation": 0.99}, True),
+        (record(0.9, Measure.AGREEMENT, 0.8, "old"), {"patch_id": "newer", "validation": 0.1}, False),
+        (record(0.9, Measure.AGREEMENT, None, None), None, True),  # the first of its rung
+        (record(0.9, Measure.AGREEMENT, None, None), {"patch_id": "newer", "validation": 0.1}, False),
+        (record(0.7, Measure.ACCURACY, 0.8, "old"), {"patch_id": "old", "validation": None}, False),
+        (record(0.7, Measure.ACCURACY, None, None), {"patch_id": "old", "validation": 0.6}, True),
+    ],
+)
+def test_agreement_is_never_compared_with_accuracy(
+    made: TrainingRecord, in_force: dict[str, object] | None, better: bool
+) -> None:
+    assert _better(made, in_force, "new")[0] is better
