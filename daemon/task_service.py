@@ -13,7 +13,7 @@ from ..policies.cascade import Price
 from ..policies.decision import Ladder, Rung
 from ..policies.errors import BadInputError, ConflictError, NotFoundError, StateError
 from ..policies.labels import imagenet_labels
-from ..policies.publishing import judged
+from ..policies.publishing import Standing, judged
 from ..policies.task import BaseRungs, Evaluation, PatchMetadata, RungResult, TaskSpec
 from .api.schemas import CostView, PatchView, RungRollback, TaskCreate
 from .data_labels import labels_of
@@ -246,6 +246,10 @@ class TaskService:
     def in_force(self, task: str, base: str) -> tuple[InForce, ...]:
         """What answers at each rung of `base`, as the training worker is told."""
         return self._in_force.told(self.task(task), base)
+
+    def standing(self, task: str, base: str, resolution: int) -> Standing | None:
+        """What is in force at a rung of any version; None where nothing is. Raises NotFoundError."""
+        return self._in_force.standing(self.task(task), base, resolution)
 
     def roll_back(self, task: str, base: str | None, resolution: int | None) -> tuple[RungRollback, ...]:
         """Put what was in force before in force again, at one rung or at all of a base; absent, the task's own.

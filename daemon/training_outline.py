@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..policies.base_name import packaged
+from ..policies.base_version import sides_on
 from ..policies.task import JobProgress, JobState, PatchKind, TaskSpec, TrainSpec
 from ..policies.training_costs import JobOutline
 from .api.schemas import JobView
@@ -19,6 +20,8 @@ def outline(job: JobView, task: TaskSpec, facts: JobFacts | None) -> JobOutline:
     done = {result.resolution for result in job.results}
     left = tuple(side for side in spec.resolutions if side not in done) or spec.resolutions
     in_hand = at.resolution if at.step > 0 and at.resolution in left and job.state is not JobState.DONE else None
+    if spec.together:  # all at once: planned as if all of them were of the dearest resolution
+        left = (max(spec.resolutions),)
     return _outlined(job.id, spec, task, facts, left, in_hand, at)
 
 
@@ -53,7 +56,7 @@ def _outlined(
         classes=len(task.labels) if learned else 1000,
         resolutions=left,
         in_hand=in_hand,
-        full_resolution=max(task.bases[base]),
+        full_resolution=max(sides_on(task, base)),
         batch_size=spec.batch_size,
         epochs=spec.epochs,
         train_images=known.train_images,

@@ -36,6 +36,7 @@ from .training_meter import TrainingMeter
 from .training_outlook import TrainingOutlook
 from .training_requests import checked
 from .training_results import TrainingResults
+from .training_together import TrainingTogether, checked_together, why_not_together
 from .worker_process import WorkerProcess
 from .workers.measure_messages import JobOutlined, MeasureTraining
 from .workers.protocol import (
@@ -49,6 +50,7 @@ from .workers.protocol import (
     SliceDone,
     SliceFailed,
     StartJob,
+    VersionDone,
     YieldSlice,
 )
 
@@ -84,6 +86,7 @@ class TrainingService:
         self._measurements = Measurements(self._costs, events, deciding.refresh, measure_s)
         deciding.plan_for(self._situation)
         self._results = TrainingResults(store, events, tasks)
+        self._together = TrainingTogether(store, events, tasks)
         self._worker = WorkerProcess("training", self._on_message, self._on_exit, on_closed=self._weigh)
         self._jobs = {job.id: job for job in store.jobs()}
         self._unsaved: Backlog[str] = Backlog(lambda job_id: store.put_job(self._jobs[job_id]))
@@ -106,10 +109,14 @@ class TrainingService:
     # what callers ask for
 
     def submit(self, spec: TrainSpec) -> JobView:
-        """Queue a job. Raises NotFoundError or BadInputError."""
+        """Queue a job. Raises NotFoundError, BadInputError or ConflictError."""
         task = self._tasks.task(spec.task)
-        sides = [rung.resolution for rung in self._tasks.in_force(task.name, spec.base or task.base)]
-        spec = checked(spec, task, sides)
+        if spec.together:
+            tasks = [task, *map(self._tasks.task, spec.together)]
+            spec = checked_together(spec, tasks, self._policies.policy.training.max_fraction)
+        else:
+            sides = [rung.resolution for rung in self._tasks.in_force(task.name, spec.base or task.base)]
+            spec = checked(spec, task, sides)
         self._tasks.check_base(spec.base or "")
         now = time.time()
         job = JobView(
@@ -118,11 +125,17 @@ class TrainingService:
             spec=spec,
             created_s=now,
             updated_s=now,
-            progress=JobProgress(rungs=len(spec.resolutions), resolution=spec.resolutions[0], epochs=spec.epochs),
+            progress=JobProgress(
+                rungs=1 if spec.together else len(spec.resolutions),
+                resolution=spec.resolutions[0],
+                epochs=spec.epochs,
+            ),
         )
         self._store.put_job(job)
         self._jobs[job.id] = job
-        self._events.emit("job.queued", f"Job {job.id} trains {spec.task} on {spec.base}.", job=job.id, task=spec.task)
+        self._events.emit(
+            "job.queued", f"Job {job.id} trains {', '.join(spec.tasks)} on {spec.base}.", job=job.id, task=spec.task
+        )
         return self.job(job.id)
 
     def job(self, job_id: str) -> JobView:
@@ -280,6 +293,7 @@ class TrainingService:
                     checkpoint_dir=str(checkpoint),
                     patches_dir=str(self._store.patches_dir),
                     versions=str(self._store.bases_dir),
+                    further=tuple(self._tasks.task(name) for name in job.spec.together),
                 )
             )
         self._yielding = False
@@ -297,7 +311,7 @@ class TrainingService:
                 plan=plan,
                 threads=self._slice_threads,
                 features_bytes=int(training.features_bytes),
-                in_force=self._tasks.in_force(job.spec.task, job.spec.base or ""),
+                in_force=self._together.in_force(job.spec),
             )
         )
         if self._jobs[job.id].state is JobState.QUEUED:
@@ -393,7 +407,7 @@ class TrainingService:
             return None
         if plan.reach == HEAD_ONLY and plan.fraction == 0 and PatchKind.HEAD not in job.spec.kinds:
             return "the allocation allows the head only, and this job does not train the head"
-        return None
+        return why_not_together(job.spec, plan)
 
     def _yield(self, job_id: str | None) -> None:
         if self._at_work and self._active == job_id and not self._yielding:
@@ -426,6 +440,8 @@ class TrainingService:
                 self._events.emit("job.note", f"Job {job.id}: {message.message}", level="warning", job=job.id)
             case RungDone():
                 self._rung_done(job, message)
+            case VersionDone():
+                self._version_done(job, message)
             case SliceDone():
                 self._slice_ended(job, message)
                 self._jobs[job.id] = self._jobs[job.id].model_copy(update={"progress": message.progress})
@@ -461,6 +477,18 @@ class TrainingService:
             return
         others = tuple(r for r in job.results if r.resolution != result.resolution)
         self._jobs[job.id] = job.model_copy(update={"results": (*others, result)})
+        self._deciding.refresh()
+
+    def _version_done(self, job: JobView, message: VersionDone) -> None:
+        if job.version is not None:
+            return  # sent again after a restart
+        try:
+            outcome, results = self._together.take(message, job.id)
+        except StateError as error:
+            self._untold = True
+            self._delay(job, str(error), STORAGE_PAUSE_S)
+            return
+        self._update(job.model_copy(update={"results": results, "version": outcome}))
         self._deciding.refresh()
 
     def _slice_ended(self, job: JobView, message: SliceDone | JobDone) -> None:

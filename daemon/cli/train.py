@@ -17,7 +17,7 @@ from .plans import plans_text
 from .usage import energy, usage
 
 if TYPE_CHECKING:
-    from ...policies.task import RungResult
+    from ...policies.task import MemberProgress, RungResult
     from ..api.schemas import JobView
 
 KINDS = tuple(kind.value for kind in PatchKind if kind is not PatchKind.BASE_FRACTION)  # the allocation decides that
@@ -59,6 +59,7 @@ def train() -> None:
         "  patchctl train submit --task digits --follow\n"
         "  patchctl train submit --task digits --kinds head --resolutions 128,96 --epochs 2\n"
         "  patchctl train submit --task groceries --base lite2\n"
+        "  patchctl train submit --tasks digits,groceries --resolutions 96\n"
         "  patchctl train submit --task digits --kinds gate,added_layer,head --option gate.where='blocks.1*' \\\n"
         "    --option added_layer.rank=4\n"
         "  patchctl train submit --task groceries --teacher ensemble\n"
@@ -66,8 +67,13 @@ def train() -> None:
         "With --follow, Ctrl-C ends only the following; the job goes on."
     )
 )
-@click.option("--task", required=True, metavar="T", help="The task to train for.")
-@click.option("--base", metavar="B", help="Train rungs of this base.  [default: the task's own]")
+@click.option("--task", metavar="T", help="The task to train for.")
+@click.option(
+    "--tasks",
+    metavar="T,T",
+    help="Train these tasks at once, each its own patch, all of them the base, which becomes a new version.",
+)
+@click.option("--base", metavar="B", help="Train rungs of this base or base version.  [default: the task's own]")
 @click.option(
     "--kinds",
     type=Words(KINDS),
@@ -119,7 +125,8 @@ def train() -> None:
 @pass_settings
 def submit(
     settings: Settings,
-    task: str,
+    task: str | None,
+    tasks: str | None,
     base: str | None,
     kinds: tuple[str, ...],
     options: tuple[tuple[str, str, str], ...],
@@ -141,9 +148,11 @@ def submit(
 
     from ...policies.task import TrainSpec
 
+    first, together = _tasks(task, tasks)
     try:
         spec = TrainSpec(
-            task=task,
+            task=first,
+            together=together,
             base=base,
             kinds=tuple(PatchKind(kind) for kind in kinds),
             options=_options(options),
@@ -171,6 +180,18 @@ def submit(
         _follow(settings, job.id, as_json)
 
 
+def _tasks(task: str | None, tasks: str | None) -> tuple[str, tuple[str, ...]]:
+    """The first task and those that are trained with it."""
+    if (task is None) == (tasks is None):
+        raise click.UsageError("Give --task, or several with --tasks.")
+    if tasks is None:
+        return task or "", ()
+    names = tuple(part.strip() for part in tasks.split(",") if part.strip())
+    if len(names) < 2:
+        raise click.UsageError("--tasks wants two tasks at least, with commas between them.")
+    return names[0], names[1:]
+
+
 @train.command("list", epilog="\b\nExample:\n  patchctl train list")
 @json_option
 @pass_settings
@@ -183,7 +204,7 @@ def list_(settings: Settings, as_json: bool) -> None:
         rows = [
             (
                 job.id,
-                job.spec.task,
+                ",".join(job.spec.tasks),
                 job.spec.base or render.ABSENT,
                 job.state.value,
                 render.duration(job.seconds),
@@ -287,7 +308,7 @@ def job_text(job: JobView) -> str:
     sides = ", ".join(str(side) for side in spec.resolutions) or "all"
     pairs = [
         ("job", job.id),
-        ("task", spec.task),
+        ("tasks" if spec.together else "task", ", ".join(spec.tasks)),
         ("base", spec.base or "the task's own"),
         ("state", job.state.value),
         ("position", position(job)),
@@ -316,14 +337,29 @@ def job_text(job: JobView) -> str:
         pairs.append(("waiting", job.waiting))
     if job.error:
         pairs.append(("error", job.error))
+    if job.version is not None:
+        pairs.append(("base version", f"{job.version.name}: {job.version.note}"))
     text = render.fields(pairs) + plans_text(job)
+    if job.progress.members:
+        text += "\n" + render.heading("Members") + "\n" + members_table(job.progress.members)
     return text + ("\n" + render.heading("Results") + "\n" + results_table(job.results) if job.results else "")
 
 
 def outcome(job: JobView) -> str:
     """What a job that has ended gave."""
     first = f"Training job {job.id} is {job.state.value} after {render.duration(job.seconds)} of training."
+    if job.version is not None:
+        first += f"\nBase version {job.version.name}: {job.version.note}."
     return first + ("\n" + results_table(job.results) if job.results else "")
+
+
+def members_table(members: tuple[MemberProgress, ...]) -> str:
+    """One line each of several tasks that train a base together: its loss, and how long its gradient is on the base."""
+    rows = [
+        (member.task, f"{member.resolution} px", render.number(member.loss), render.number(member.gradient_norm))
+        for member in members
+    ]
+    return render.table(("task", "input", "loss", "gradient (each counts as one)"), rows, right=(1, 2, 3))
 
 
 def results_table(results: tuple[RungResult, ...]) -> str:
@@ -332,7 +368,7 @@ def results_table(results: tuple[RungResult, ...]) -> str:
     note = "\nval.: agreement with the teacher, on images held out" if agrees else ""
     rows = [
         (
-            f"{result.resolution} px",
+            f"{result.task} {result.resolution} px".strip(),
             str(result.parameters),
             render.percent(result.share, 2),
             render.percent(result.validation.accuracy, 1),

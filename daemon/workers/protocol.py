@@ -11,10 +11,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from ...policies.base_version import VersionMetadata
 from ...policies.cascade import AcceptRule, CalibrationImage, Cascade, CascadePoint, Price, Row, RungId
 from ...policies.decision import TrainingPlan
 from ...policies.snapshot import Frozen
-from ...policies.task import ExportFormat, ExportReport, JobProgress, Preprocessing, RungResult, TaskSpec, TrainSpec
+from ...policies.task import (
+    ExportFormat,
+    ExportReport,
+    JobProgress,
+    PatchMetadata,
+    Preprocessing,
+    RungResult,
+    TaskSpec,
+    TrainSpec,
+)
 from ...policies.training_corrections import PlanUse
 from .measure_messages import (
     JobOutlined,
@@ -284,11 +294,13 @@ class StartJob(Frozen):
     checkpoint_dir: str
     patches_dir: str
     versions: str | None = Field(None, description="folder of base versions")
+    further: tuple[TaskSpec, ...] = Field((), description="tasks that train the base together with `task`")
 
 
 class InForce(Frozen):
     """What answers at a rung while it is trained anew."""
 
+    task: str = Field("", description="of a job of several tasks, which one")
     resolution: int
     file: str | None = Field(None, description="its patch; absent: the base as it is")
 
@@ -331,6 +343,24 @@ class RungDone(Frozen):
     type: Literal["rung_done"] = "rung_done"
     result: RungResult
     metadata_json: str = Field(description="PatchMetadata as JSON")
+
+
+class MemberDone(Frozen):
+    """The private patch of one of several tasks lies in the patches directory, fsynced."""
+
+    result: RungResult
+    metadata: PatchMetadata
+
+
+class VersionDone(Frozen):
+    """A base version lies in the folder of versions, fsynced, with the private patches that go with it."""
+
+    type: Literal["version_done"] = "version_done"
+    name: str
+    sha256: str
+    bytes: int
+    metadata: VersionMetadata
+    members: tuple[MemberDone, ...]
 
 
 class SliceDone(Frozen):
@@ -391,6 +421,7 @@ Message = Annotated[
     | Progress
     | Note
     | RungDone
+    | VersionDone
     | SliceDone
     | JobDone
     | SliceFailed

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from ...models.bases import Base, load_base
-from ...models.training import Trainer
+from ...models.training import SharedTrainer, Trainer
 from ...models.training.checkpoint import Finished
 from ...models.training.outline import added_layers
 from ...policies.base_name import packaged
@@ -28,7 +28,20 @@ from .channel import Channel
 from .lifetime import tie_to_parent
 from .measure_messages import JobOutlined, MeasureTraining, MeasuringEnded, TrainingMeasuring
 from .measuring import Measuring
-from .protocol import JobDone, JobFailed, Note, Progress, Ready, RungDone, RunSlice, SliceDone, SliceFailed, StartJob
+from .protocol import (
+    JobDone,
+    JobFailed,
+    MemberDone,
+    Note,
+    Progress,
+    Ready,
+    RungDone,
+    RunSlice,
+    SliceDone,
+    SliceFailed,
+    StartJob,
+    VersionDone,
+)
 
 LOWEST_NICE = 19
 
@@ -38,7 +51,7 @@ class TrainingWorker:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._trainer: Trainer | None = None
+        self._trainer: Trainer | SharedTrainer | None = None
         self._base: Base | None = None
         self._measuring = Measuring()
 
@@ -67,14 +80,14 @@ class TrainingWorker:
     def _start(self, message: StartJob) -> None:
         versions = None if message.versions is None else Path(message.versions)
         base = self._loaded(message.spec.base or message.task.base, versions)
-        self._trainer = Trainer(
-            base,
-            message.task,
-            message.spec,
-            message.job_id,
-            Path(message.checkpoint_dir),
-            Path(message.patches_dir),
-        )
+        checkpoints, patches = Path(message.checkpoint_dir), Path(message.patches_dir)
+        if message.further:
+            assert versions is not None
+            tasks, directories = (message.task, *message.further), (checkpoints, patches, versions)
+            self._trainer = SharedTrainer(base, tasks, message.spec, message.job_id, directories)
+            self._tell_version(self._trainer)
+        else:
+            self._trainer = Trainer(base, message.task, message.spec, message.job_id, checkpoints, patches)
         self._tell_notes()
         self._outline(message, base)
         for finished in self._trainer.finished:  # the control plane may not have heard of the last one
@@ -110,12 +123,16 @@ class TrainingWorker:
             return
         torch.set_num_threads(message.threads)
         self._trainer.features.quota_bytes = message.features_bytes
-        self._trainer.in_force = {
-            own.resolution: None if own.file is None else Path(own.file) for own in message.in_force
-        }
         trainer, wall, cpu = self._trainer, time.monotonic(), time.process_time()
+        files = [(own, None if own.file is None else Path(own.file)) for own in message.in_force]
+        if isinstance(trainer, SharedTrainer):
+            trainer.in_force = {(own.task, own.resolution): file for own, file in files}
+        else:
+            trainer.in_force = {own.resolution: file for own, file in files}
         for finished in trainer.run_slice(message.plan, message.seconds, self._channel.waiting, self._report):
             self._tell(finished)
+        if isinstance(trainer, SharedTrainer):
+            self._tell_version(trainer)
         self._tell_notes()
         seconds, cpu_seconds = time.monotonic() - wall, time.process_time() - cpu
         uses = trainer.take_uses()
@@ -132,6 +149,16 @@ class TrainingWorker:
 
     def _report(self, progress: JobProgress) -> None:
         self._channel.send(Progress(progress=progress))
+
+    def _tell_version(self, trainer: SharedTrainer) -> None:
+        """Say what a job of several tasks has made, if it is done: before a restart perhaps."""
+        if (made := trainer.made) is not None:
+            members = tuple(MemberDone(result=each.result, metadata=each.metadata) for each in made.members)
+            self._channel.send(
+                VersionDone(
+                    name=made.name, sha256=made.sha256, bytes=made.bytes, metadata=made.metadata, members=members
+                )
+            )
 
     def _tell(self, finished: Finished) -> None:
         self._channel.send(RungDone(result=finished.result, metadata_json=finished.metadata.model_dump_json()))

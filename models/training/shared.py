@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -73,9 +74,13 @@ class SharedParameters:
         self._members += 1
         if 0.0 < norm < math.inf:
             for name, gradient in gradients.items():
-                scaled = gradient / norm
+                scaled = gradient / self.divisor(norm)
                 self._sum[name] = self._sum[name].add_(scaled) if name in self._sum else scaled
         self._optimiser.clear_gradients()
+        return norm
+
+    def divisor(self, norm: float) -> float:
+        """What a member's gradient of length `norm` is divided by: the rule."""
         return norm
 
     def step(self, number: int, total: int, rate: float) -> float:
@@ -155,6 +160,7 @@ class MemberParts:
 class SharedRung:
     """All members together: what `SliceLoop` trains as one. Evaluating and making patches is each member's own."""
 
+    rule: ClassVar[type[SharedParameters]] = SharedParameters  # how gradients on the base are combined
     kept_from: int | None = None  # each member has its own
 
     def __init__(
@@ -167,7 +173,7 @@ class SharedRung:
     ) -> None:
         """Begin, or go on where `restored` holds what `state` gave. `total` counts the steps of the whole job."""
         rate = spec.learning_rate or LEARNING_RATES[PatchKind.BASE_FRACTION]
-        self.shared = SharedParameters(base, rate, _of(restored, SHARED))
+        self.shared = self.rule(base, rate, _of(restored, SHARED))
         self.members = tuple(
             Member(
                 base, part.task, spec, part.inputs, _of(restored, str(index)), part.store, self.shared, part.objective

@@ -62,7 +62,7 @@ class SharedTrainer(SliceLoop[SharedRung]):
             per_epoch=max(1, math.ceil(most / spec.batch_size)),
             classes=max(len(task.labels) for task in tasks),
         )
-        self.in_force: Mapping[tuple[str, int], Path] = {}  # patch files: what the private patches are compared with
+        self.in_force: Mapping[tuple[str, int], Path | None] = {}  # patch files by task and resolution, as `Trainer`'s
         self._stores = tuple(self._store(index) for index in range(len(self._members)))
         self._parts: tuple[RungParts, ...] = ()
         self._rivals: dict[tuple[str, int], Rival] = {}
@@ -84,6 +84,12 @@ class SharedTrainer(SliceLoop[SharedRung]):
     def made(self) -> MadeVersion | None:
         """The version and its patches, those of before a restart included."""
         return self._position.made
+
+    @property
+    def images(self) -> tuple[int, int]:
+        """How many images it trains and validates on: each counts for every member that sees it."""
+        data = [self._data[task.name] for task, _ in self._members]
+        return sum(len(each.train) for each in data), sum(len(each.validation) for each in data)
 
     def take_uses(self) -> tuple[PlanUse, ...]:
         """What a member's step took on average since the last call; nothing where they have several resolutions."""
@@ -266,10 +272,10 @@ class SharedTrainer(SliceLoop[SharedRung]):
     def _beside(self, trained: Trained, member: Member, parts: RungParts, ended: Stop) -> Trained | None:
         """With what the patch in force scores on the same images, on the base that the job began from."""
         key = member.task.name, member.resolution
-        path = self.in_force.get(key)
         part = parts.load(VALIDATION, ended)
-        if path is None or part is None:
+        if key not in self.in_force or part is None:
             return trained
+        path = self.in_force[key]
         if key not in self._rivals or self._rivals[key].path != path:
             self._rivals[key] = Rival(self._base, path)
         return self._rivals[key].beside(trained, part, ended)
