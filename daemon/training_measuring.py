@@ -10,6 +10,7 @@ from ..policies.errors import PatchdError, StateError, UnavailableError, WorkerC
 from .events import EventLog
 from .training_costs import TrainingCostBook
 from .workers.measure_messages import (
+    JobOutlined,
     MeasureImportance,
     MeasureTraining,
     MeasuringEnded,
@@ -19,6 +20,7 @@ from .workers.measure_messages import (
 from .workers.protocol import Message
 
 AGAIN_AFTER_S = 3600.0  # after one that failed; until then what patchd ships stands
+IMPORTANCE = ("", 0)  # beside bases and threads: the one measurement that is of no base alone
 
 Request = MeasureTraining | MeasureImportance
 
@@ -85,6 +87,12 @@ class Measurements:
             return None
         return MeasureTraining(base=base, resolutions=missing, seconds=self._seconds, threads=threads)
 
+    def due_importance(self, resolution: int, threads: int) -> MeasureImportance | None:
+        """What has to be computed before a job trains in the order sparse; None shortly after it failed."""
+        if time.monotonic() < self._not_before_s.get(IMPORTANCE, 0.0):
+            return None
+        return MeasureImportance(resolution=resolution, threads=threads)
+
     def begin(self, request: Request) -> None:
         """The worker has been sent `request`."""
         self._in_hand, self._share = request, 0.0
@@ -96,6 +104,9 @@ class Measurements:
                 self._share = message.share
             case TrainingMeasured():
                 self._measured(message)
+            case JobOutlined() if message.facts.importance:
+                self._end(None)
+                return False  # what it says is for who keeps the job's facts
             case MeasuringEnded():
                 self._ended(message)
             case _:
@@ -143,6 +154,10 @@ class Measurements:
             self._not_before_s[request.base, request.threads] = time.monotonic() + AGAIN_AFTER_S
             text = f"What training {request.base} costs could not be measured, plans follow what is known: {why}"
             self._events.emit("training.unmeasured", text, level="warning", base=request.base)
+        elif request is not None:
+            self._not_before_s[IMPORTANCE] = time.monotonic() + AGAIN_AFTER_S
+            text = f"Which tensors matter could not be computed, plans follow the order patch_first: {why}"
+            self._events.emit("training.unmeasured", text, level="warning")
         self._end(error)
 
     def _end(self, error: PatchdError | None) -> None:

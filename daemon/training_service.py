@@ -322,7 +322,13 @@ class TrainingService:
         """What has to be known of a job's base before its next slice."""
         outlined = self._outlook.outline(self._jobs[job.id])
         sides = (*outlined.resolutions, outlined.full_resolution)
-        return self._measurements.due(outlined.base, self._outlook.sides(outlined.base, sides), threads)
+        costs = self._measurements.due(outlined.base, self._outlook.sides(outlined.base, sides), threads)
+        if costs is not None:
+            return costs
+        training = self._policies.policy.training
+        if training.order == "sparse" and training.max_fraction > 0 and not outlined.importance:
+            return self._measurements.due_importance(outlined.resolutions[0], threads)
+        return None
 
     async def _measure(self, asked: MeasureTraining) -> None:
         """What somebody waits for, in a worker that is started for it where none runs."""
@@ -434,6 +440,10 @@ class TrainingService:
         match message:
             case JobOutlined():
                 self._outlook.put_facts(job.id, message.facts)
+                if message.facts.importance:
+                    text = f"Computed which of the {len(message.facts.importance)} tensors matter to job {job.id}."
+                    self._events.emit("training.importance", text, job=job.id)
+                self._deciding.refresh()
             case Progress():
                 self._jobs[job.id] = job.model_copy(update={"progress": message.progress, "updated_s": time.time()})
             case Note():

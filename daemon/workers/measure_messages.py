@@ -24,6 +24,7 @@ class MeasureImportance(Frozen):
     """Compute the Fisher information of the job's base on its data; the answer is `JobOutlined` with it."""
 
     type: Literal["measure_importance"] = "measure_importance"
+    resolution: int = Field(gt=0, description="pixels of the images that it is computed on")
     threads: int = Field(ge=1)
 
 

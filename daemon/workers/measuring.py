@@ -8,11 +8,16 @@ from collections.abc import Callable
 import torch
 
 from ...models.bases import Base
+from ...models.training.data import open_training_data
+from ...models.training.fisher import MOST_IMAGES, importance
+from ...models.training.inputs import Loading, permutation
 from ...models.training.profiling import Profiling
 from ..training_records import MeasuredTraining, processor, torch_version
-from .measure_messages import MeasureTraining, TrainingMeasured
+from .measure_messages import MeasureImportance, MeasureTraining, TrainingMeasured
+from .protocol import StartJob
 
 REPORT_EVERY_S = 0.5
+IMPORTANCE_SALT = 104729  # keeps the choice of images apart from the order of an epoch
 
 
 class Measuring:
@@ -41,6 +46,31 @@ class Measuring:
         self._profiling = self._of = None
         measured = MeasuredTraining(torch=torch_version(), processor=processor(), costs=costs)
         return TrainingMeasured(measured=measured, seconds=time.monotonic() - began)
+
+
+def measured_importance(
+    message: MeasureImportance, job: StartJob, base: Base, should_yield: Callable[[], bool]
+) -> tuple[tuple[str, float], ...] | None:
+    """Fisher information of the base's tensors on images of a job's training part; None when told to yield.
+
+    Raises DataSetError for an image that cannot be read.
+    """
+    torch.set_num_threads(message.threads)
+    train = open_training_data(job.task, job.spec).train
+    chosen = [train[index] for index in permutation(len(train), job.spec.seed, IMPORTANCE_SALT)[:MOST_IMAGES].tolist()]
+    part = Loading(chosen, message.resolution, job.task.preprocessing).run(should_yield)
+    if part is None:
+        return None
+    found = importance(
+        base,
+        part.images,
+        part.classes,
+        len(job.task.labels),
+        job.task.preprocessing,
+        seed=job.spec.seed,
+        should_stop=should_yield,
+    )
+    return None if found is None else tuple(found.items())
 
 
 def _now_and_then(report: Callable[[float], None]) -> Callable[[float], None]:

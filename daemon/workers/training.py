@@ -26,8 +26,8 @@ from ...policies.task import JobProgress
 from ..training_records import JobFacts
 from .channel import Channel
 from .lifetime import tie_to_parent
-from .measure_messages import JobOutlined, MeasureTraining, MeasuringEnded, TrainingMeasuring
-from .measuring import Measuring
+from .measure_messages import JobOutlined, MeasureImportance, MeasureTraining, MeasuringEnded, TrainingMeasuring
+from .measuring import Measuring, measured_importance
 from .protocol import (
     JobDone,
     JobFailed,
@@ -53,6 +53,8 @@ class TrainingWorker:
         self._channel = channel
         self._trainer: Trainer | SharedTrainer | None = None
         self._base: Base | None = None
+        self._job: StartJob | None = None
+        self._facts: JobFacts | None = None
         self._measuring = Measuring()
 
     def serve(self) -> None:
@@ -63,6 +65,8 @@ class TrainingWorker:
             try:
                 if isinstance(message, MeasureTraining):
                     self._measure(message)
+                elif isinstance(message, MeasureImportance):
+                    self._measure_importance(message)
                 elif isinstance(message, StartJob):
                     self._start(message)
                 elif isinstance(message, RunSlice):
@@ -98,7 +102,9 @@ class TrainingWorker:
         assert self._trainer is not None
         train, validation = self._trainer.images
         added = added_layers(base.network, message.spec, len(message.task.labels))
-        self._channel.send(JobOutlined(facts=JobFacts(train_images=train, validation_images=validation, added=added)))
+        self._job = message
+        self._facts = JobFacts(train_images=train, validation_images=validation, added=added)
+        self._channel.send(JobOutlined(facts=self._facts))
 
     def _loaded(self, name: str, versions: Path | None = None) -> Base:
         if self._base is None or self._base.name != name:
@@ -114,6 +120,20 @@ class TrainingWorker:
             self._channel.send(MeasuringEnded(message=str(error)))
             return
         self._channel.send(measured or MeasuringEnded())
+
+    def _measure_importance(self, message: MeasureImportance) -> None:
+        if self._job is None or self._facts is None or self._base is None:  # the job could not be started
+            self._channel.send(MeasuringEnded())
+            return
+        try:
+            found = measured_importance(message, self._job, self._base, self._channel.waiting)
+        except (PatchdError, MemoryError, RuntimeError) as error:
+            self._channel.send(MeasuringEnded(message=str(error)))
+            return
+        if found is None:
+            self._channel.send(MeasuringEnded())
+            return
+        self._channel.send(JobOutlined(facts=self._facts.model_copy(update={"importance": found})))
 
     def _tell_share(self, share: float) -> None:
         self._channel.send(TrainingMeasuring(share=share))

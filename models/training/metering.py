@@ -14,6 +14,7 @@ from ...policies.training_corrections import PlanUse
 from .memory import MemoryPeak
 
 WARM_UPS = 2  # steps: the first of a shape chooses kernels and fills caches
+PEAK_LOOKS = 8  # steps after which a peak is looked at: later ones take no more
 
 
 class UseMeter:
@@ -25,13 +26,17 @@ class UseMeter:
         self._plan: TrainingPlan | None = None
         self._samples = 0
         self._taken: list[tuple[float, float]] = []  # wall and processor seconds, step by step
+        self._highest: int | None = None
+        self._looks = 0
         self._ended: list[PlanUse] = []
 
     def begin(self, plan: TrainingPlan) -> None:
-        """The steps that follow run under `plan`; whatever was resident until now counts no more."""
-        self._end()
-        self._plan = plan
+        """The steps that follow run under `plan`; whatever else was resident until now does not count."""
+        if plan != self._plan:
+            self._end()
+            self._plan = plan
         self._peak.begin()
+        self._looks = PEAK_LOOKS
 
     @contextmanager
     def step(self, samples: int) -> Iterator[None]:
@@ -40,6 +45,9 @@ class UseMeter:
         yield
         self._taken.append((time.perf_counter() - wall, time.process_time() - cpu))
         self._samples += samples
+        if self._looks > 0 and (peak := self._peak.bytes()) is not None:
+            self._looks -= 1
+            self._highest = max(peak, self._highest or 0)
 
     def take(self) -> tuple[PlanUse, ...]:
         """What was metered since the last call. The next step has to be preceded by `begin`."""
@@ -49,22 +57,21 @@ class UseMeter:
         return ended
 
     def _end(self) -> None:
-        if self._plan is None or not self._taken:
-            return
-        counted = self._taken[WARM_UPS:] or self._taken[-1:]
-        self._ended.append(
-            PlanUse(
-                plan=self._plan,
-                resolution=self._resolution,
-                batch=self._batch,
-                threads=torch.get_num_threads(),
-                steps=len(self._taken),
-                samples=self._samples,
-                seconds=sum(wall for wall, _ in self._taken),
-                cpu_seconds=sum(cpu for _, cpu in self._taken),
-                step_ms=median(wall for wall, _ in counted) * 1e3,
-                step_cpu_ms=median(cpu for _, cpu in counted) * 1e3,
-                peak_bytes=self._peak.bytes(),
+        if self._plan is not None and self._taken:
+            counted = self._taken[WARM_UPS:] or self._taken[-1:]
+            self._ended.append(
+                PlanUse(
+                    plan=self._plan,
+                    resolution=self._resolution,
+                    batch=self._batch,
+                    threads=torch.get_num_threads(),
+                    steps=len(self._taken),
+                    samples=self._samples,
+                    seconds=sum(wall for wall, _ in self._taken),
+                    cpu_seconds=sum(cpu for _, cpu in self._taken),
+                    step_ms=median(wall for wall, _ in counted) * 1e3,
+                    step_cpu_ms=median(cpu for _, cpu in counted) * 1e3,
+                    peak_bytes=self._highest,
+                )
             )
-        )
-        self._taken, self._samples = [], 0
+        self._taken, self._samples, self._highest = [], 0, None

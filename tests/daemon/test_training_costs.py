@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def trained(daemon: RunningDaemon, **asked: object) -> JobView:
     """A job on few small digits, once it has ended."""
     given = {"task": "small", "max_samples": 16, "batch_size": 8, "epochs": 2, **asked}
     job = daemon.client.submit(TrainSpec.model_validate(given))
-    return daemon.until(lambda: (view := daemon.client.job(job.id)).state.value in ENDED and view, 120)
+    return daemon.until(lambda: (view := daemon.client.job(job.id)).state.value in ENDED and view, 300)
 
 
 def use(daemon: RunningDaemon, tmp_path: Path, allocation: float, more: str = "", name: str = "other") -> None:
@@ -116,9 +117,38 @@ def test_what_memory_does_not_allow_is_refused_in_words(daemon: RunningDaemon, t
     assert view.plan.plan.paused
     assert "of memory, and 1 MB are allowed" in view.waiting
     use(daemon, tmp_path, 1.0, "memory_bytes = 400000000", "rich")
-    ended = daemon.until(lambda: (shown := daemon.client.job(job.id)).state.value in ENDED and shown, 120)
+    ended = daemon.until(lambda: (shown := daemon.client.job(job.id)).state.value in ENDED and shown, 300)
     assert ended.state.value == "done"
     assert all((ran.plan.memory_bytes or 0) <= 400_000_000 for ran in ended.plans_run)
+
+
+def test_sparse_unfreezes_tensors_here_and_there_and_the_patch_holds_them(
+    daemon: RunningDaemon, tmp_path: Path
+) -> None:
+    # From the head down not even the first convolution, an eighth of the base, is within so small a share.
+    use(daemon, tmp_path, 1.0, 'order = "sparse"\nmax_fraction = 0.05', "sparse")
+    job = trained(daemon)
+    assert job.state.value == "done", job.error
+    assert kinds_of(daemon).count("training.importance") == 1
+    plan = job.plans_run[-1].plan
+    assert plan.order.value == "sparse"
+    order = [tensor.name for unit in default_costs().at[0].units for tensor in unit.plain.tensors]
+    convolutions = [name for name in order if name.endswith(".conv.weight")]
+    assert plan.tensors
+    assert set(plan.tensors) <= set(convolutions)
+    assert convolutions[-1] not in plan.tensors
+    assert 0 < plan.fraction <= 0.05
+    patch = daemon.client.patch(job.results[0].patch_id)
+    assert PatchKind.BASE_FRACTION in patch.metadata.kinds
+    header = patch_header(daemon.client.patch_file(patch.id))
+    unfrozen = {name for name in header if name in convolutions}
+    assert unfrozen == {name for ran in job.plans_run for name in ran.plan.tensors}
+
+
+def patch_header(data: bytes) -> set[str]:
+    """Names of the tensors in a safetensors file."""
+    size = int.from_bytes(data[:8], "little")
+    return set(json.loads(data[8 : 8 + size])) - {"__metadata__"}
 
 
 # what the state keeps

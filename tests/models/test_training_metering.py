@@ -23,6 +23,15 @@ def test_each_plan_has_the_steps_it_ran() -> None:
     assert all(use.seconds > 0 and use.step_ms > 0 for use in uses)
 
 
+def test_a_plan_that_goes_on_after_something_else_is_told_as_one() -> None:
+    meter = UseMeter(64, 8)
+    for _ in range(3):
+        meter.begin(HEAD)
+        with meter.step(8):
+            pass
+    assert [(use.steps, use.samples) for use in meter.take()] == [(3, 24)]
+
+
 def test_nothing_is_told_twice_and_no_plan_without_a_step() -> None:
     meter = UseMeter(64, 8)
     meter.begin(HEAD)
