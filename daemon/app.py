@@ -41,6 +41,7 @@ from .inference_service import InferenceService
 from .loopback import bound_at
 from .monitor.energy import EnergyReader
 from .monitor.monitor import Monitor
+from .personalising_service import PersonalisingService
 from .policy_service import PolicyService
 from .recent_images import RecentImages
 from .services import Services
@@ -48,6 +49,7 @@ from .store import StateLock, Store
 from .task_service import TaskService
 from .training_account import TrainingAccount
 from .training_calendar import TrainingCalendar
+from .training_examples import JobExamples
 from .training_meter import TrainingMeter
 from .training_service import TrainingService
 
@@ -56,6 +58,7 @@ CLEAN_UP_S = 3600
 POLICY_CHECK_S = 2
 KEEP_ALIVE_CHECK_S = 5
 RECALIBRATE_CHECK_S = 30
+PERSONALISE_CHECK_S = 5
 PROFILE_CHECK_S = 15.0  # costs measured beside other work are measured again at the first calm moment
 
 
@@ -132,8 +135,9 @@ class Daemon:
             queue_limit=config.queue_limit,
             max_pixels=config.max_image_pixels,
         )
+        stored_examples = ExampleStore(self.store)
         self.examples = ExampleService(
-            ExampleStore(self.store),
+            stored_examples,
             self.events,
             self.policies,
             self.tasks,
@@ -148,10 +152,12 @@ class Daemon:
             self.policies,
             self.account,
             TrainingMeter(EnergyReader(config.proc_root, config.sys_root)),
+            JobExamples(stored_examples, self.examples),
             threads,
             config.measure_training_s,
         )
         self.bases = BaseService(self.store, self.events, self.tasks, self.training.jobs_on)
+        self.personalising = PersonalisingService(self.events, self.policies, self.tasks, self.examples, self.training)
         self.exports = ExportService(self.tasks, self.store, self.events, state_dir / "exports")
         self.calibration = CalibrationService(
             self.store,
@@ -239,6 +245,7 @@ class Daemon:
         add(self._check_policy, "interval", seconds=POLICY_CHECK_S, id="policy", **once)
         add(self._profile, "interval", seconds=min(PROFILE_CHECK_S, self.config.profile_every_s), id="profile", **once)
         add(self._recalibrate, "interval", seconds=RECALIBRATE_CHECK_S, id="recalibrate", **once)
+        add(self._personalise, "interval", seconds=PERSONALISE_CHECK_S, id="personalise", **once)
         add(self._clean_up, "interval", seconds=CLEAN_UP_S, id="clean-up", **once)
         watchdog_s = notify.watchdog_interval_s(os.environ)
         if watchdog_s is not None:
@@ -271,11 +278,15 @@ class Daemon:
     async def _recalibrate(self) -> None:
         await self.calibration.tick()
 
+    async def _personalise(self) -> None:
+        self.personalising.tick()
+
     async def _clean_up(self) -> None:
         self.store.trim(self.config.keep_decisions, self.config.keep_events)
         self.account.trim()
         await asyncio.to_thread(self.exports.clean)
         await self.examples.clean()
+        self.training.forget_choices()
         removed = await asyncio.to_thread(self.tasks.remove_strays, self.tasks.known_files())
         if removed:
             self.events.emit(

@@ -8,10 +8,9 @@ import hashlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection
-from pathlib import Path
 
 from ..policies.errors import BadInputError, ForbiddenError, NotFoundError, StateError, TooLargeError
-from ..policies.examples import part_of_next
+from ..policies.examples import ExampleFile, part_of_next
 from ..policies.policy import Examples
 from .api.example_schemas import ExampleList, ExamplesDeleted, ExampleSummary, ExampleView, Source
 from .events import EventLog
@@ -278,10 +277,18 @@ class ExampleService:
         now = "may" if self._consent else "may no longer"
         self._events.emit("examples.consent", f"Applications {now} hand over examples; {kept}.", consent=self._consent)
 
-    def usable(self, task: str) -> tuple[tuple[Example, Path], ...]:
-        """What training may learn from now: the examples of a task and their files, oldest first; none without
-        consent."""
+    def usable(self, task: str) -> tuple[ExampleFile, ...]:
+        """What training may learn from now, oldest first; nothing without consent."""
         if not self._rules.consent:
             return ()
-        kept = (known for known in self._store.of_task(task) if self._expires_s(known) > time.time())
-        return tuple((known, self._store.path(known)) for known in kept)
+        now_s = time.time()
+        return tuple(
+            ExampleFile(id=known.id, task=task, path=str(self._store.path(known)), label=known.label, part=known.part)
+            for known in self._store.of_task(task)
+            if self._expires_s(known) > now_s
+        )
+
+    def count_since(self, task: str, since_s: float) -> int:
+        """How many usable examples of a task were handed over or relabelled after a moment, Unix time."""
+        usable = {example.id for example in self.usable(task)}
+        return sum(known.added_s > since_s for known in self._store.of_task(task) if known.id in usable)

@@ -20,6 +20,7 @@ from .durable import sync_folder, write_durably
 from .store import Store
 
 SUFFIX = ".bin"
+FEATURES = "features-*"  # in a job's directory; made again when the job goes on
 
 
 class Example(Frozen):
@@ -88,16 +89,23 @@ class ExampleStore:
     def remove(self, examples: Collection[Example]) -> None:
         """Delete examples: all rows in one transaction, then the files. Raises StateError.
 
+        What jobs keep of their images on the disk, features that a network's frozen part made of them, goes with them.
         The rows are overwritten in the database (secure_delete) and the write-ahead log is emptied.
         """
         if not examples:
             return
+        jobs = {job for example in examples for job in self._jobs_of(example)}
         with self._store.transaction():
             for example in examples:
                 for table, key in (("examples", "id"), ("job_examples", "example_id")):
                     self._store.database.execute(f"delete from {table} where {key} = ?", [example.id])
-        self._unlink(self.path(example) for example in examples)
+        kept = (path for job in jobs for path in (self._store.jobs_dir / job).rglob(FEATURES))
+        self._unlink((*(self.path(example) for example in examples), *kept))
         self._store.checkpoint()
+
+    def _jobs_of(self, example: Example) -> tuple[str, ...]:
+        rows = self._store.database.query("select job_id from job_examples where example_id = ?", [example.id])
+        return tuple(row["job_id"] for row in rows)
 
     def _unlink(self, paths: Iterable[Path]) -> None:
         try:
@@ -108,8 +116,9 @@ class ExampleStore:
             for folder in folders:
                 if folder.is_dir():
                     sync_folder(folder)
-                with suppress(OSError):  # others are left in it
-                    folder.rmdir()
+                if folder.parent == self.folder:
+                    with suppress(OSError):  # others are left in it
+                        folder.rmdir()
         except OSError as error:
             raise StateError(f"A file in {self.folder} cannot be removed: {error.strerror}.") from error
 
@@ -132,11 +141,12 @@ class ExampleStore:
         sql = "select example_id from job_examples where job_id = ?"
         return frozenset(row["example_id"] for row in self._store.database.query(sql, [job_id]))
 
-    def choose(self, job_id: str, examples: Iterable[Example]) -> None:
+    def choose(self, job_id: str, example_ids: Iterable[str]) -> None:
         """Keep which examples a job is started with. Raises StateError."""
-        rows = [{"job_id": job_id, "example_id": example.id} for example in examples]
+        rows = [{"job_id": job_id, "example_id": example_id} for example_id in example_ids]
         with self._store.transaction():
-            self._store.database.table("job_examples").insert_all(rows, ignore=True)
+            self._store.database.execute("delete from job_examples where job_id = ?", [job_id])
+            self._store.database.table("job_examples").insert_all(rows)
 
     def forget_jobs(self, but: Collection[str]) -> None:
         """Forget the choices of all jobs but these. Raises StateError."""

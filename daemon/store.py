@@ -280,6 +280,7 @@ class Store:
                 seconds=row["seconds"],
                 cpu_seconds=row["cpu_seconds"],
                 slices=row["slices"],
+                examples=row["examples"],
                 results=tuple(results.get(row["id"], ())),
                 version=None if row["version"] is None else VersionOutcome.model_validate_json(row["version"]),
             )
@@ -302,6 +303,7 @@ class Store:
                 "cpu_seconds": job.cpu_seconds,
                 "slices": job.slices,
                 "version": None if job.version is None else job.version.model_dump_json(),
+                "examples": job.examples,
             },
         )
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..policies.base_version import sides_on
 from ..policies.errors import BadInputError
+from ..policies.examples import ExampleFile, enough_alone
 from ..policies.labels import imagenet_labels
 from ..policies.task import PatchKind, TaskSpec, Teacher, TrainSpec
 from ..policies.teaching import HEADS
 
 
-def checked(spec: TrainSpec, task: TaskSpec, in_force: Collection[int] = ()) -> TrainSpec:
+def checked(
+    spec: TrainSpec, task: TaskSpec, in_force: Collection[int] = (), examples: Sequence[ExampleFile] = ()
+) -> TrainSpec:
     """The request with what it left open filled in; `in_force` are the resolutions that can answer on its base.
 
-    Raises BadInputError for what cannot be trained.
+    `examples` are those of the task that may be used now; they can take the place of a data set. Raises BadInputError
+    for what cannot be trained.
     """
-    if task.data is None and spec.unlabelled is None:
+    if task.data is None and spec.unlabelled is None and not (spec.examples and enough_alone(examples)):
         raise BadInputError(
-            f"Task '{task.name}' has no data set to train on.",
-            hint="Add a task with --data, or train without labels: --unlabelled DIR.",
+            f"Task '{task.name}' has no data set to train on, nor two usable examples of each of two classes.",
+            hint="Add a task with --data, hand over examples, or train without labels: --unlabelled DIR.",
         )
     if PatchKind.BASE_FRACTION in spec.kinds:
         raise BadInputError(

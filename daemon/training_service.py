@@ -31,6 +31,7 @@ from .store import Store
 from .task_service import TaskService
 from .training_account import TrainingAccount
 from .training_costs import TrainingCostBook
+from .training_examples import JobExamples
 from .training_measuring import Measurements, Request
 from .training_meter import TrainingMeter
 from .training_outlook import TrainingOutlook
@@ -74,6 +75,7 @@ class TrainingService:
         policies: PolicyService,
         account: TrainingAccount,
         meter: TrainingMeter,
+        examples: JobExamples,
         threads: int,
         measure_s: float,
     ) -> None:
@@ -85,6 +87,7 @@ class TrainingService:
         self._outlook = TrainingOutlook(store, tasks, self._costs)
         self._measurements = Measurements(self._costs, events, deciding.refresh, measure_s)
         deciding.plan_for(self._situation)
+        self._examples = examples
         self._results = TrainingResults(store, events, tasks)
         self._together = TrainingTogether(store, events, tasks)
         self._worker = WorkerProcess("training", self._on_message, self._on_exit, on_closed=self._weigh)
@@ -116,7 +119,7 @@ class TrainingService:
             spec = checked_together(spec, tasks, self._policies.policy.training.max_fraction)
         else:
             sides = [rung.resolution for rung in self._tasks.in_force(task.name, spec.base or task.base)]
-            spec = checked(spec, task, sides)
+            spec = checked(spec, task, sides, self._examples.of_task(task.name))
         self._tasks.check_base(spec.base or "")
         now = time.time()
         job = JobView(
@@ -192,6 +195,10 @@ class TrainingService:
         """Ids of the jobs on a base that have not ended."""
         return tuple(job.id for job in self._jobs.values() if job.spec.base == base and job.state not in FINAL)
 
+    def jobs_with_examples(self, task: str) -> tuple[JobView, ...]:
+        """Jobs of a task that learn or learned from its examples, whether they have ended or not."""
+        return tuple(job for job in self._jobs.values() if task in job.spec.tasks and job.spec.examples)
+
     # the loop
 
     @property
@@ -249,9 +256,12 @@ class TrainingService:
                 self._yield(self._active)
             self._threads_wrong = self._threads_wrong + 1 if self._threads_now() != self._slice_threads else 0
             replanned = plan.as_run != self._slice_plan.as_run
-            if plan.paused or replanned or self._threads_wrong >= THREADS_WRONG_TURNS:
+            if plan.paused or replanned or self._threads_wrong >= THREADS_WRONG_TURNS or self._outdated():
                 self._yield(self._active)
             return
+        if self._worker.running and self._outdated():
+            self._expected_exit = True
+            await self._worker.stop(5.0)
         if (asked := self._measurements.asked) is not None:
             await self._measure(asked)
             return
@@ -275,7 +285,7 @@ class TrainingService:
             self._delay(job, str(error), error.retry_after_s or CRASH_PAUSE_S)
 
     async def _run(self, job: JobView, plan: TrainingPlan) -> None:
-        if self._worker.running and (self._active != job.id or self._untold):
+        if self._worker.running and self._active != job.id:
             self._expected_exit = True
             await self._worker.stop(5.0)
         if not self._worker.running:
@@ -285,6 +295,8 @@ class TrainingService:
             if self._stopping or self._jobs[job.id].state not in RUNNABLE:  # paused or cancelled meanwhile
                 return
             self._active = job.id
+            job = self._examples.choose(self._jobs[job.id])
+            self._update(job)
             self._worker.send(
                 StartJob(
                     job_id=job.id,
@@ -294,6 +306,7 @@ class TrainingService:
                     patches_dir=str(self._store.patches_dir),
                     versions=str(self._store.bases_dir),
                     further=tuple(self._tasks.task(name) for name in job.spec.together),
+                    examples=self._examples.told(job),
                 )
             )
         self._yielding = False
@@ -354,6 +367,11 @@ class TrainingService:
     def costs(self) -> TrainingProfile:
         """What training costs as it was measured, and what slices showed of it."""
         return self._costs.view()
+
+    def _outdated(self) -> bool:
+        """Whether the worker has to be told anew: of a rung not yet registered, or what it may learn from."""
+        job = self._jobs.get(self._active or "")
+        return self._untold or (job is not None and self._examples.changed(job))
 
     def _checkpoint_dir(self, job_id: str) -> Path:
         """The job's own directory, made where it is missing. Raises StateError."""
@@ -467,6 +485,8 @@ class TrainingService:
             case SliceFailed():
                 self._slice_plan = None
                 self._delay(job, message.message, STORAGE_PAUSE_S)
+            case JobFailed() if self._examples.changed(job):  # an image that was deleted under its hands, perhaps
+                self._slice_plan = None
             case JobFailed():
                 self._slice_plan = None
                 self._update(job, state=JobState.FAILED, error=message.message)
@@ -541,6 +561,12 @@ class TrainingService:
 
     def _forget(self, job_id: str) -> None:
         self._outlook.forget(job_id)
+
+    def forget_choices(self) -> None:
+        """Forget which examples the jobs that have ended were started with. Raises StateError."""
+        self._examples.forget([job.id for job in self._jobs.values() if job.state not in FINAL])
+
+    def _forget_checkpoint(self, job_id: str) -> None:
         shutil.rmtree(Path(self._store.jobs_dir / job_id), ignore_errors=True)
 
     def _open(self, job_id: str) -> JobView:

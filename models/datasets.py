@@ -33,11 +33,12 @@ CLASS_HINT = "Each class needs at least two training images, and the data set at
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled image: a name for messages, a loader, and the index of its class."""
+    """One labelled image: a name for messages, a loader, the index of its class, and as how many images it counts."""
 
     name: str
     load: Callable[[int], Image.Image]  # takes the short side that will be needed, in pixels
     label: int
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)

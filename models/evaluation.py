@@ -24,11 +24,26 @@ def wilson(correct: int, n: int) -> Evaluation:
     """`correct` out of `n` with the 95 % score interval (Wilson 1927), which stays inside [0, 1] at small n."""
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"need 0 <= correct <= n and n >= 1, got {correct} of {n}")
-    share, z2 = correct / n, Z95 * Z95
+    return _interval(correct / n, n, n)
+
+
+def wilson_weighted(correct: int, weights: Tensor) -> Evaluation:
+    """As `wilson`, where image i counts as `weights[i]` images (int64 [N]) and `correct` sums those answered rightly.
+
+    The interval is that of as many equal images as tell as much: (sum of weights)^2 / sum of squares (Kish 1965).
+    """
+    total = int(weights.sum())
+    if total < 1 or not 0 <= correct <= total:
+        raise ValueError(f"need 0 <= correct <= n and n >= 1, got {correct} of {total}")
+    return _interval(correct / total, total * total / int(weights.square().sum()), len(weights))
+
+
+def _interval(share: float, n: float, samples: int) -> Evaluation:
+    z2 = Z95 * Z95
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     # At the ends the interval touches the share exactly; rounding must not put it beyond.
-    return Evaluation(accuracy=share, samples=n, low=min(share, max(0.0, centre - half)),
+    return Evaluation(accuracy=share, samples=samples, low=min(share, max(0.0, centre - half)),
                       high=max(share, min(1.0, centre + half)))  # fmt: skip
 
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Literal
+
+from .snapshot import Frozen
 
 ExamplePart = Literal["train", "validation"]
 
 VALIDATION_SHARE = 0.15  # as of data sets
-LEAST_CLASSES = 2
-LEAST_IN_CLASS = 2  # one to learn from, one to judge by
+LEAST_CLASSES = 2  # each with one image to learn from and one to judge by
 EPOCH_SHARE = 0.25  # of an epoch that examples make up at least ...
 MOST_REPEATS = 8  # ... unless each would have to be seen more often than this
+
+
+class ExampleFile(Frozen):
+    """An example as a training job gets it."""
+
+    id: str
+    task: str
+    path: str
+    label: str
+    part: ExamplePart
 
 
 def part_of_next(train: int, validation: int) -> ExamplePart:
@@ -34,7 +45,9 @@ def repeats(own: int, examples: int) -> int:
     return min(MOST_REPEATS, max(1, math.ceil(wanted)))
 
 
-def enough_alone(counts: Mapping[str, Mapping[ExamplePart, int]]) -> bool:
-    """Whether a task without a data set can be trained on its examples, counted by label and part."""
-    complete = [label for label, parts in counts.items() if parts.get("train") and parts.get("validation")]
-    return len(complete) >= LEAST_CLASSES
+def enough_alone(examples: Iterable[ExampleFile]) -> bool:
+    """Whether a task without a data set can be trained on these: some to learn from and to judge by, of two classes."""
+    parts: dict[ExamplePart, set[str]] = {"train": set(), "validation": set()}
+    for example in examples:
+        parts[example.part].add(example.label)
+    return len(parts["train"] & parts["validation"]) >= LEAST_CLASSES

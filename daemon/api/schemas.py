@@ -252,6 +252,7 @@ class JobView(Frozen):
         None, description="the plan for its next slice, with those refused; absent where another job is in hand"
     )
     plans_run: tuple[PlanReport, ...] = Field((), description="what its plans took beside what was predicted")
+    examples: int | None = Field(None, description="handed-over images that it was started with; absent: not started")
 
 
 class JobList(Frozen):

@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter
 from ...policies.base_version import VersionMetadata
 from ...policies.cascade import AcceptRule, CalibrationImage, Cascade, CascadePoint, Price, Row, RungId
 from ...policies.decision import TrainingPlan
+from ...policies.examples import ExampleFile
 from ...policies.snapshot import Frozen
 from ...policies.task import (
     ExportFormat,
@@ -295,6 +296,7 @@ class StartJob(Frozen):
     patches_dir: str
     versions: str | None = Field(None, description="folder of base versions")
     further: tuple[TaskSpec, ...] = Field((), description="tasks that train the base together with `task`")
+    examples: tuple[ExampleFile, ...] = Field((), description="images that applications handed over, as of this start")
 
 
 class InForce(Frozen):

@@ -88,10 +88,12 @@ class TrainingWorker:
         if message.further:
             assert versions is not None
             tasks, directories = (message.task, *message.further), (checkpoints, patches, versions)
-            self._trainer = SharedTrainer(base, tasks, message.spec, message.job_id, directories)
+            self._trainer = SharedTrainer(base, tasks, message.spec, message.job_id, directories, message.examples)
             self._tell_version(self._trainer)
         else:
-            self._trainer = Trainer(base, message.task, message.spec, message.job_id, checkpoints, patches)
+            self._trainer = Trainer(
+                base, message.task, message.spec, message.job_id, checkpoints, patches, message.examples
+            )
         self._tell_notes()
         self._outline(message, base)
         for finished in self._trainer.finished:  # the control plane may not have heard of the last one

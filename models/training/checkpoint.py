@@ -48,6 +48,7 @@ class Position(Frozen):
     reach: float = Field(1.0, description="least reach of its slices")
     finished: tuple[Finished, ...] = ()
     made: MadeVersion | None = Field(None, description="what a job of several tasks made, once it is done")
+    examples: str = Field("", description="which examples the rung in hand learns from")
 
 
 @dataclass(frozen=True)

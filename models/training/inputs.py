@@ -20,10 +20,11 @@ SUBSET_SALT = 7919  # keeps the choice of a subset apart from the order of an ep
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Images of one part at one resolution, and their classes."""
+    """Images of one part at one resolution, their classes, and as how many images each counts in a score."""
 
     images: Tensor  # uint8 [N, R, R, 3]
     classes: Tensor  # int64 [N]
+    weights: Tensor  # int64 [N]
 
 
 class Loading:
@@ -48,7 +49,9 @@ class Loading:
             self._done = end
             if end < count and should_yield():
                 return None
-        return Part(self._images, torch.tensor([sample.label for sample in self._samples], dtype=torch.int64))
+        classes = torch.tensor([sample.label for sample in self._samples], dtype=torch.int64)
+        weights = torch.tensor([sample.weight for sample in self._samples], dtype=torch.int64)
+        return Part(self._images, classes, weights)
 
 
 def network_inputs(images: Tensor, preprocessing: Preprocessing, memory_format: torch.memory_format) -> Tensor:
@@ -123,15 +126,21 @@ class PartInputs:
         return self.part.classes
 
     @property
+    def weights(self) -> Tensor:
+        """int64 [N]."""
+        return self.part.weights
+
+    @property
     def resolution(self) -> int:
         """The side of the images, pixels."""
         return self.part.images.shape[1]
 
     def digest(self) -> str:
-        """sha256 (hex) over images and classes: whether figures or features are of the same ones."""
+        """sha256 (hex) over images, classes and weights: whether figures or features are of the same ones."""
         digest = hashlib.sha256(f"{tuple(self.part.images.shape)}\n".encode())
         digest.update(self.part.images.numpy().data)
-        digest.update(self.part.classes.numpy().data)
+        for values in (self.part.classes, self.part.weights):
+            digest.update(values.numpy().data)
         return digest.hexdigest()
 
     def inputs(self, start: int, end: int) -> Tensor:

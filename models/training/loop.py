@@ -92,9 +92,10 @@ class SliceLoop(ABC, Generic[R]):
         per_epoch: int,
         classes: int,
     ) -> None:
-        """Find the last checkpoint. `directories` are the checkpoint's and that of patches; `data` are all images.
+        """Find the last checkpoint; one that has learned from other examples serves no more.
 
-        `per_epoch` counts steps, `classes` those of the task with most. Raises BadInputError for kinds of no use.
+        `directories` are the checkpoint's and that of patches; `data` are all images. `per_epoch` counts steps,
+        `classes` those of the task with most. Raises BadInputError for kinds of no use.
         """
         check_useful(make_kinds(spec.kinds, spec.options), base.network)
         self._base, self._spec, self._job_id = base, spec, job_id
@@ -102,11 +103,17 @@ class SliceLoop(ABC, Generic[R]):
         self._per_epoch, self._classes = per_epoch, classes
         self.features = FeatureStore(self._checkpoint_dir)
         found, self._notes = load_checkpoint(self._checkpoint_dir)
-        self._position = Position()
+        self._position = Position(examples=data.key)
         self._restored: dict[str, Tensor] = {}
         self._good: dict[str, Tensor] = {}  # parameters at the end of the last epoch done
         self._best: dict[str, Tensor] = {}  # and of the best one; kept for early stopping alone
-        if found is not None:
+        self._examples = data.key
+        self._anew = found is not None and found.position.examples != data.key
+        if found is not None and self._anew:
+            self._position = Position(finished=found.position.finished, examples=data.key)
+            self.features.clear()
+            self._notes.append("Other examples may be used than before, so the rung in hand begins anew.")
+        elif found is not None:
             self._position, self._restored = found.position, dict(found.tensors)
             self._good = found.part("g.")
             self._best = found.part("b.") or self._good

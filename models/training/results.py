@@ -38,6 +38,7 @@ class Trained:
     scores: Mapping[str, Evaluation]  # by part: validation, and test where there is one
     train_samples: int
     options: Options
+    examples: int = 0  # those of the training images that applications handed over
     validation_digest: str = ""  # `PartInputs.digest` of the validation part
     rival_id: str | None = None  # the patch in force, if any, and the score of what is on the same validation images
     rival: Evaluation | None = None
@@ -86,6 +87,7 @@ def _record(rung: Trained, spec: TrainSpec, at: Position, job_id: str) -> Traini
         epochs=len(course.curve) or spec.epochs,
         steps=course.step,
         train_samples=rung.train_samples,
+        examples=rung.examples,
         seed=spec.seed,
         learning_rate=rate * course.rate,
         batch_size=spec.batch_size,

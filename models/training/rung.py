@@ -278,7 +278,7 @@ class RungTraining:
         self.bind()
         size = self._evaluation_batch()
         if self._frozen.cut is not None and self._frozen.ready(name):
-            kept = FromFeatures(part.classes, partial(self._frozen.between, name))
+            kept = FromFeatures(part.classes, part.weights, partial(self._frozen.between, name))
             return self._scoring.score(name, kept, self._from_features, size, should_yield)
         return self._scoring.score(name, part, self._network, size, should_yield)
 

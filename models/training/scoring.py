@@ -10,16 +10,21 @@ import torch
 from torch import Tensor
 
 from ...policies.task import Evaluation
-from ..evaluation import wilson
+from ..evaluation import wilson_weighted
 
 Stop = Callable[[], bool]
 
 
 class Scored(Protocol):
-    """What is scored: inputs of any form, and the class of each."""
+    """What is scored: inputs of any form, the class of each, and as how many images it counts."""
 
     @property
     def classes(self) -> Tensor:
+        """int64 [N]."""
+        ...
+
+    @property
+    def weights(self) -> Tensor:
         """int64 [N]."""
         ...
 
@@ -34,6 +39,7 @@ class FromFeatures:
     """A part in the form of features that are kept of it."""
 
     classes: Tensor
+    weights: Tensor
     inputs: Callable[[int, int], Tensor]
 
 
@@ -41,7 +47,7 @@ class Scoring:
     """Right answers so far on parts that have a name each. `forget` them when a weight has moved."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, tuple[int, int]] = {}  # part: right answers, images seen
+        self._counts: dict[str, tuple[int, int]] = {}  # part: weight of the right answers, images seen
 
     def forget(self) -> None:
         """Begin anew on every part."""
@@ -60,9 +66,9 @@ class Scoring:
         with torch.inference_mode():
             while start < count:
                 end = min(count, start + batch_size)
-                answers = forward(part.inputs(start, end)).argmax(1)
-                correct, start = correct + int((answers == part.classes[start:end]).sum()), end
+                right = forward(part.inputs(start, end)).argmax(1) == part.classes[start:end]
+                correct, start = correct + int(part.weights[start:end][right].sum()), end
                 self._counts[name] = correct, start
                 if start < count and should_yield():
                     return None
-        return wilson(correct, count)
+        return wilson_weighted(correct, part.weights)

@@ -15,6 +15,7 @@ from ...policies.base_name import packaged
 from ...policies.base_version import VersionMetadata
 from ...policies.decision import TrainingPlan
 from ...policies.errors import StateError, TrainingError
+from ...policies.examples import ExampleFile
 from ...policies.task import Evaluation, JobProgress, MemberProgress, TaskSpec, TrainSpec
 from ...policies.training_corrections import PlanUse
 from ...policies.training_members import members_of
@@ -42,6 +43,7 @@ class SharedTrainer(SliceLoop[SharedRung]):
         spec: TrainSpec,
         job_id: str,
         directories: tuple[Path, Path, Path],
+        examples: Sequence[ExampleFile] = (),
     ) -> None:
         """List the data and find the last checkpoint. `directories`: the checkpoint's, of patches, of base versions.
 
@@ -51,7 +53,7 @@ class SharedTrainer(SliceLoop[SharedRung]):
         known = {task.name: task for task in tasks}
         pairs = members_of(tasks, spec)
         self._members = tuple((known[name], resolution) for name, resolution in pairs)
-        self._data = {task.name: open_training_data(task, spec) for task in tasks}
+        self._data = {task.name: open_training_data(task, spec, examples) for task in tasks}
         most = max(len(data.train) for data in self._data.values())
         super().__init__(
             base,
@@ -64,6 +66,9 @@ class SharedTrainer(SliceLoop[SharedRung]):
         )
         self.in_force: Mapping[tuple[str, int], Path | None] = {}  # patch files by task and resolution, as `Trainer`'s
         self._stores = tuple(self._store(index) for index in range(len(self._members)))
+        if self._anew:
+            for store in self._stores:
+                store.clear()
         self._parts: tuple[RungParts, ...] = ()
         self._rivals: dict[tuple[str, int], Rival] = {}
 
@@ -264,7 +269,8 @@ class SharedTrainer(SliceLoop[SharedRung]):
             counts=member.counts(),
             tensors=member.patch_tensors(),
             scores=scores,
-            train_samples=len(self._data[member.task.name].train),
+            train_samples=self._data[member.task.name].distinct,
+            examples=self._data[member.task.name].examples,
             options=self._spec.options,
             validation_digest=validation.digest(),
         )
@@ -299,6 +305,7 @@ def _all_of(data: Mapping[str, TrainingData]) -> TrainingData:
         tuple(sample for each in data.values() for sample in each.validation),
         tuple(sample for each in data.values() for sample in each.test),
         tuple(f"task '{task}': {problem}" for task, each in data.items() for problem in each.problems),
+        key=" ".join(each.key for each in data.values()).strip(),
     )
 
 

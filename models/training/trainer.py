@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ...policies.base_version import sides_on
 from ...policies.decision import TrainingPlan
 from ...policies.errors import StateError
+from ...policies.examples import ExampleFile
 from ...policies.task import Evaluation, JobProgress, Measure, TaskSpec, Teacher, TrainSpec, only_statistics
 from ...policies.teaching import is_taught
 from ..bases import Base
@@ -30,12 +31,22 @@ class Trainer(SliceLoop[RungTraining]):
     """Trains the rungs of one job, one after the other. Not safe for use from several threads."""
 
     def __init__(
-        self, base: Base, task: TaskSpec, spec: TrainSpec, job_id: str, checkpoint_dir: Path, patches_dir: Path
+        self,
+        base: Base,
+        task: TaskSpec,
+        spec: TrainSpec,
+        job_id: str,
+        checkpoint_dir: Path,
+        patches_dir: Path,
+        examples: Sequence[ExampleFile] = (),
     ) -> None:
-        """List the data and find the last checkpoint. Raises DataSetError, or BadInputError for kinds of no use."""
+        """List the data and find the last checkpoint.
+
+        Raises DataSetError, TrainingError where there is nothing to train on, or BadInputError for kinds of no use.
+        """
         if only_statistics(spec.kinds):
             spec = spec.model_copy(update={"epochs": 1})
-        self._task, self._data = task, open_training_data(task, spec)
+        self._task, self._data = task, open_training_data(task, spec, examples)
         super().__init__(
             base,
             spec,
@@ -184,7 +195,7 @@ class Trainer(SliceLoop[RungTraining]):
         self._end_metering()
         self._rung = self._meter = self._opening = self._rival = self._rate_share = None
         self._good, self._best, self._best_taken = {}, {}, False
-        self._position = Position(finished=(*self._position.finished, finished))
+        self._position = Position(finished=(*self._position.finished, finished), examples=self._examples)
         save_checkpoint(self._checkpoint_dir, Checkpoint(self._position, {}))
         self.features.clear()
         return finished
@@ -208,7 +219,8 @@ class Trainer(SliceLoop[RungTraining]):
             counts=rung.counts(),
             tensors=rung.patch_tensors(),
             scores={VALIDATION: point.validation} | ({} if test is None else {TEST: test}),
-            train_samples=len(self._data.train),
+            train_samples=self._data.distinct,
+            examples=self._data.examples,
             validation_digest=part.digest(),
         )
         if rung.resolution not in self.in_force:
