@@ -24,7 +24,7 @@ class Part:
 
     images: Tensor  # uint8 [N, R, R, 3]
     classes: Tensor  # int64 [N]
-    weights: Tensor  # int64 [N]
+    weights: Tensor | None = None  # int64 [N]; absent: each as one
 
 
 class Loading:
@@ -128,7 +128,7 @@ class PartInputs:
     @property
     def weights(self) -> Tensor:
         """int64 [N]."""
-        return self.part.weights
+        return torch.ones_like(self.part.classes) if self.part.weights is None else self.part.weights
 
     @property
     def resolution(self) -> int:
@@ -139,7 +139,7 @@ class PartInputs:
         """sha256 (hex) over images, classes and weights: whether figures or features are of the same ones."""
         digest = hashlib.sha256(f"{tuple(self.part.images.shape)}\n".encode())
         digest.update(self.part.images.numpy().data)
-        for values in (self.part.classes, self.part.weights):
+        for values in (self.part.classes, self.weights):
             digest.update(values.numpy().data)
         return digest.hexdigest()
 
