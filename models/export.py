@@ -33,8 +33,9 @@ from .photographs import crops
 TOLERANCE = 1e-4  # of the largest logit
 OPSET = 18
 INPUT, OUTPUT = "input", "logits"
-_STATELESS = frozenset((PatchKind.SCALE_BIAS, PatchKind.STATISTICS, PatchKind.HEAD, PatchKind.RANDOM_HEAD,
-                        PatchKind.BASE_FRACTION, PatchKind.DEPTHWISE, PatchKind.OWN_SQUEEZE_EXCITE))  # fmt: skip
+_STATELESS = frozenset((PatchKind.SCALE_BIAS, PatchKind.STATISTICS, PatchKind.BIAS, PatchKind.HEAD,
+                        PatchKind.RANDOM_HEAD, PatchKind.BASE_FRACTION, PatchKind.DEPTHWISE,
+                        PatchKind.OWN_SQUEEZE_EXCITE))  # fmt: skip
 
 
 def export(base: Base, patch: Patch, form: ExportFormat, path: Path) -> ExportReport:

@@ -29,6 +29,7 @@ _CONVS = (nn.Conv2d, SameConv2d)
 _NOT_AFFINE = {
     PatchKind.GATE: "a gate depends on its input",
     PatchKind.SQUEEZE_EXCITE: "squeeze-and-excite depends on its input",
+    PatchKind.LITE_RESIDUAL: "a ReLU stands between the two convolutions of a lite residual branch",
     PatchKind.ADDED_NEURONS: "a ReLU stands between the two layers of added neurons",
 }
 

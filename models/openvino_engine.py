@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from ..policies.errors import StateError, UnavailableError
-from ..policies.task import PatchKind
 from .bases import Base
 from .engine import Engine, MixedRun, TorchEngine, check_batch
 from .graph_cache import GraphCache
@@ -28,20 +27,21 @@ TOLERANCE = 1e-3  # of the largest logit of the reference, or of 1 where that is
 AGREEMENT = 0.99  # least share of a sample on which bfloat16 must give the reference's first answer
 SAMPLE = 100  # crops of photographs that bfloat16 is judged on
 GRAPH_BYTES = 256 * 1024 * 1024  # compiled graphs kept in memory, counted by the base's float32 parameters
-AFFINE = frozenset(
-    (PatchKind.SCALE_BIAS, PatchKind.STATISTICS, PatchKind.HEAD, PatchKind.RANDOM_HEAD)
-)  # kinds that need no graph of their own
 
 Precision = Literal["f32", "bf16"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Patched:
-    """A patch as the graph takes it: the normalisations' row [1, 2, C_total], and the head's weight and bias."""
+    """A patch as the graph takes it: the normalisations' row [1, 2, C_total], and the head's weight and bias.
+
+    `affine` is whether that is all of it, so that it needs no graph of its own.
+    """
 
     row: Row
     weight: Tensor
     bias: Tensor | None
+    affine: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class OpenVinoEngine(Engine):
     def _key(self, inputs: Tensor, place: int, patch: Patch | None, count: int) -> _Key | None:
         """The graph for an image of a batch, compiled and checked; None where the reference must run it."""
         side = inputs.shape[-1]
-        owner = None if patch is None or AFFINE.issuperset(patch.metadata.kinds) else patch
+        owner = None if patch is None or self._patched(patch).affine else patch
         lanes = min(self._threads, count) if owner is None else 1
         if self._is_refused(owner, side):
             return None
@@ -326,7 +326,8 @@ class OpenVinoEngine(Engine):
     def _prepare(self, tensors: Mapping[str, Tensor]) -> _Patched:
         weight, bias = (tensors.get(f"{self._base.head}.{leaf}", self._head.get(leaf)) for leaf in ("weight", "bias"))
         assert weight is not None
-        return _Patched(self._affine.row(tensors), weight, bias)
+        head = {f"{self._base.head}.{leaf}" for leaf in self._head}
+        return _Patched(self._affine.row(tensors), weight, bias, affine=tensors.keys() <= self._affine.names | head)
 
 
 def _logits(compiled: _Compiled, inputs: Tensor, patched: Sequence[_Patched], places: Sequence[int]) -> list[Tensor]:

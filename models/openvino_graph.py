@@ -52,6 +52,11 @@ class AffinePart:
             )
         )
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all tensors that a row is made of."""
+        return frozenset(f"{name}.{leaf}" for name, _, own in self.norms for leaf in own)
+
     def row(self, tensors: Mapping[str, Tensor]) -> Row:
         """Scale and shift of all normalisations [1, 2, C_total], `tensors` standing in for the network's own."""
         scales, shifts = [], []
@@ -234,6 +239,15 @@ class _Translation:
         axes = [dim] if isinstance(dim, int) else list(dim)
         return self.ops.reduce_mean(x, self._index([axis % len(x.shape) for axis in axes]), keepdim)
 
+    def _adaptive_avg_pool2d(self, x: Any, size: Sequence[int]) -> Any:
+        return self.ops.adaptive_avg_pool(x, self._index([int(side) for side in size]))
+
+    def _interpolate(self, x: Any, size: Sequence[int], mode: str, **other: Any) -> Any:
+        if mode != "bilinear" or any(other.values()):
+            raise UnavailableError(f"There is no translation of the interpolation '{mode}' for OpenVINO.")
+        wanted = self._index([int(side) for side in size])
+        return self.ops.interpolate(x, wanted, "linear_onnx", "sizes", axes=self._index([2, 3]))
+
     def _cat(self, parts: Sequence[Any], dim: int = 0) -> Any:
         return self.ops.concat([self._node(part) for part in parts], dim)
 
@@ -314,6 +328,8 @@ _FUNCTIONS: Mapping[Callable[..., Any], str] = {
     torch.mean: "mean",
     torch.cat: "cat",
     torch.flatten: "flatten",
+    F.adaptive_avg_pool2d: "adaptive_avg_pool2d",
+    F.interpolate: "interpolate",
     torch.transpose: "transpose",
     getattr: "getattr",
     operator.getitem: "getitem",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .base_name import packaged
 from .decision import TrainingPlan
@@ -32,6 +32,7 @@ class PatchKind(StrEnum):
 
     SCALE_BIAS = "scale_bias"
     STATISTICS = "statistics"
+    BIAS = "bias"
     DEPTHWISE = "depthwise"
     SEPARABLE = "separable"
     ADDED_NEURONS = "added_neurons"
@@ -39,6 +40,7 @@ class PatchKind(StrEnum):
     SQUEEZE_EXCITE = "squeeze_excite"
     OWN_SQUEEZE_EXCITE = "own_squeeze_excite"
     GATE = "gate"
+    LITE_RESIDUAL = "lite_residual"
     HEAD = "head"
     RANDOM_HEAD = "random_head"
     BASE_FRACTION = "base_fraction"
@@ -54,12 +56,20 @@ class KindOptions(Frozen):
         None, ge=0, description="separable: width of the bottleneck; added_layer: 0 is a whole one"
     )
     expansion: int | None = Field(None, ge=1, description="separable: filters for each input channel")
-    reduction: int | None = Field(None, ge=1, description="squeeze_excite: channels over hidden ones")
+    reduction: int | None = Field(None, ge=1, description="squeeze_excite, lite_residual: channels over hidden ones")
+    kernel: int | None = Field(None, ge=1, le=7, description="lite_residual: side of the filters, odd")
     neurons: int | None = Field(None, ge=1, description="added_neurons: how many beside each layer")
     seed: int | None = Field(None, ge=0, description="random_head, added_neurons: of what is drawn")
     momentum: float | None = Field(
         None, gt=0, le=1, description="statistics: share of each batch mixed into the base's; absent: mean of all"
     )
+
+    @field_validator("kernel")
+    @classmethod
+    def _odd(cls, kernel: int | None) -> int | None:
+        if kernel is not None and kernel % 2 == 0:
+            raise ValueError("a filter's side is odd, so that it has a middle")
+        return kernel
 
 
 Options = dict[PatchKind, KindOptions]
@@ -67,6 +77,7 @@ Options = dict[PatchKind, KindOptions]
 KIND_OPTIONS: Mapping[PatchKind, tuple[str, ...]] = {  # what each kind has a use for
     PatchKind.SCALE_BIAS: ("where",),
     PatchKind.STATISTICS: ("where", "momentum"),
+    PatchKind.BIAS: ("where",),
     PatchKind.DEPTHWISE: ("where",),
     PatchKind.SEPARABLE: ("where", "expansion", "rank"),
     PatchKind.ADDED_NEURONS: ("where", "neurons", "seed"),
@@ -74,6 +85,7 @@ KIND_OPTIONS: Mapping[PatchKind, tuple[str, ...]] = {  # what each kind has a us
     PatchKind.SQUEEZE_EXCITE: ("where", "reduction"),
     PatchKind.OWN_SQUEEZE_EXCITE: ("where",),
     PatchKind.GATE: ("where",),
+    PatchKind.LITE_RESIDUAL: ("where", "kernel", "reduction"),
     PatchKind.HEAD: (),
     PatchKind.RANDOM_HEAD: ("seed",),
     PatchKind.BASE_FRACTION: (),

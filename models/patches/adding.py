@@ -86,7 +86,6 @@ class Adding:
     where: str | None = None
     kind: ClassVar[PatchKind]
     partial: ClassVar[bool] = False
-    affine: ClassVar[bool] = False
 
     def accepts(self, module: nn.Module) -> bool:
         """Whether the layer can be joined to a module, by its type."""

@@ -20,7 +20,6 @@ class Head(Replacing):
     """Weight and bias of the network's last linear layer, learned."""
 
     kind: ClassVar[PatchKind] = PatchKind.HEAD
-    affine: ClassVar[bool] = True
 
     def tensors(self, network: nn.Module) -> tuple[str, ...]:
         """Its weight, and its bias where it has one."""

@@ -27,11 +27,6 @@ class Kind(Protocol):
         """Whether a patch may hold only some of the owned tensors."""
         ...
 
-    @property
-    def affine(self) -> bool:
-        """Whether a patch of this kind is a per-channel multiply-add, or the head: rows of numbers beside one graph."""
-        ...
-
     def tensors(self, network: nn.Module) -> tuple[str, ...]:
         """All parameters and buffers that a patch of this kind may hold, in forward order."""
         ...

@@ -12,10 +12,12 @@ from ...policies.task import KindOptions, Options, PatchKind, check_kinds
 from .added_layer import AddedLayer
 from .added_neurons import AddedNeurons
 from .base_fraction import BaseFraction
+from .bias import Bias
 from .depthwise import Depthwise
 from .gate import Gate
 from .head import Head, RandomHead
 from .kind import Kind
+from .lite_residual import LiteResidual
 from .scale_bias import ScaleBias
 from .separable import SeparableConvolution
 from .squeeze_excite import OwnSqueezeExcite, SqueezeExcite
@@ -24,6 +26,7 @@ from .statistics import Statistics
 _TYPES: Mapping[PatchKind, Any] = {
     PatchKind.SCALE_BIAS: ScaleBias,
     PatchKind.STATISTICS: Statistics,
+    PatchKind.BIAS: Bias,
     PatchKind.DEPTHWISE: Depthwise,
     PatchKind.SEPARABLE: SeparableConvolution,
     PatchKind.ADDED_NEURONS: AddedNeurons,
@@ -31,6 +34,7 @@ _TYPES: Mapping[PatchKind, Any] = {
     PatchKind.SQUEEZE_EXCITE: SqueezeExcite,
     PatchKind.OWN_SQUEEZE_EXCITE: OwnSqueezeExcite,
     PatchKind.GATE: Gate,
+    PatchKind.LITE_RESIDUAL: LiteResidual,
     PatchKind.HEAD: Head,
     PatchKind.RANDOM_HEAD: RandomHead,
     PatchKind.BASE_FRACTION: BaseFraction,

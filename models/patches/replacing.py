@@ -24,7 +24,6 @@ class Replacing:
     where: str | None = None
     kind: ClassVar[PatchKind]
     partial: ClassVar[bool] = False
-    affine: ClassVar[bool] = False
 
     def modules(self, network: nn.Module) -> list[tuple[str, nn.Module]]:
         """The modules that the pattern names, with their paths."""

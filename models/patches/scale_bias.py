@@ -23,7 +23,6 @@ class ScaleBias(Replacing):
     """Chosen by module type, never by name alone: batch norm and renorm, layer norm and group norm of any network."""
 
     kind: ClassVar[PatchKind] = PatchKind.SCALE_BIAS
-    affine: ClassVar[bool] = True
 
     def tensors(self, network: nn.Module) -> tuple[str, ...]:
         """weight, bias, running_mean and running_var of every norm, as far as each has them."""

@@ -21,7 +21,6 @@ class Statistics(Replacing):
 
     momentum: float | None = None
     kind: ClassVar[PatchKind] = PatchKind.STATISTICS
-    affine: ClassVar[bool] = True
 
     def norms(self, network: nn.Module) -> tuple[tuple[str, _BatchNorm], ...]:
         """The normalisations and their paths, in forward order."""

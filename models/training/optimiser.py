@@ -16,6 +16,7 @@ from ...policies.task import PatchKind
 LEARNING_RATES = {
     PatchKind.SCALE_BIAS: 5e-3,
     PatchKind.STATISTICS: 0.0,  # nothing of it moves
+    PatchKind.BIAS: 5e-3,
     PatchKind.DEPTHWISE: 2e-3,
     PatchKind.SEPARABLE: 5e-4,
     PatchKind.ADDED_NEURONS: 2e-3,
@@ -23,6 +24,7 @@ LEARNING_RATES = {
     PatchKind.SQUEEZE_EXCITE: 2e-3,
     PatchKind.OWN_SQUEEZE_EXCITE: 2e-3,
     PatchKind.GATE: 5e-2,  # through a sigmoid that starts where it is flat
+    PatchKind.LITE_RESIDUAL: 2e-3,
     PatchKind.HEAD: 5e-3,
     PatchKind.RANDOM_HEAD: 5e-3,
     PatchKind.BASE_FRACTION: 5e-4,

@@ -28,7 +28,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 K = PatchKind
-AFFINE, GATED = (K.SCALE_BIAS, K.ADDED_LAYER, K.HEAD), (K.SCALE_BIAS, K.GATE, K.SQUEEZE_EXCITE, K.HEAD)
+AFFINE, GATED = (K.SCALE_BIAS, K.ADDED_LAYER, K.HEAD), (K.BIAS, K.GATE, K.SQUEEZE_EXCITE, K.LITE_RESIDUAL, K.HEAD)
 SIDE = 32
 
 
@@ -127,6 +127,12 @@ def run_steps(steps: list[dict[str, Any]], tensors: dict[str, Tensor], image: Te
                 result = args[0].mean(*args[1:], **options)
             case "add" | "mul":
                 result = args[0] + args[1] if step["op"] == "add" else args[0] * args[1]
+            case "getattr":
+                result = getattr(*args)
+            case "floordiv":
+                result = args[0] // args[1]
+            case "interpolate" | "adaptive_avg_pool2d":
+                result = getattr(F, step["op"])(*args, **options)
             case "relu" | "sigmoid":
                 result = getattr(torch, step["op"])(args[0])
             case "relu6":

@@ -21,7 +21,7 @@ from torch import nn
 
 UNCHANGED = (  # kinds that start as the base, to the last bits of rounding
     PatchKind.SCALE_BIAS, PatchKind.DEPTHWISE, PatchKind.ADDED_NEURONS, PatchKind.ADDED_LAYER,
-    PatchKind.SQUEEZE_EXCITE, PatchKind.BASE_FRACTION,
+    PatchKind.SQUEEZE_EXCITE, PatchKind.BASE_FRACTION, PatchKind.BIAS, PatchKind.LITE_RESIDUAL,
 )  # fmt: skip
 JOINING = (PatchKind.ADDED_NEURONS, PatchKind.ADDED_LAYER, PatchKind.SQUEEZE_EXCITE, PatchKind.GATE)
 
@@ -72,10 +72,14 @@ def test_a_trained_kind_changes_the_answers_and_its_removal_every_bit_back(base,
     assert fingerprint(base.network) == before
 
 
-@pytest.mark.parametrize("kind", [*JOINING, PatchKind.SCALE_BIAS, PatchKind.HEAD])
+@pytest.mark.parametrize(
+    "kind", [*JOINING, PatchKind.LITE_RESIDUAL, PatchKind.BIAS, PatchKind.SCALE_BIAS, PatchKind.HEAD]
+)
 def test_every_tensor_of_a_kind_learns(base, kind):
     made = make_kind(kind)
     learned = set(made.trainable(base.network))
+    if not learned:
+        pytest.skip("the kind finds nothing to act on in this network")
     start = made.start(base.network, CLASSES)
     tensors = {name: nn.Parameter(tensor, requires_grad=name in learned) for name, tensor in start.items()}
     patched = PatchedNetwork(base)
@@ -217,6 +221,25 @@ def test_a_whole_added_layer_is_the_identity_and_a_low_rank_one_is_smaller(base)
     assert count(low) < count(whole)
 
 
+def test_biases_are_those_of_normalisations_and_of_convolutions_that_have_one():
+    names = make_kind(PatchKind.BIAS).tensors(make("group_norm_resnet"))
+    assert names[:3] == ("stem.bias", "layers.0.norm1.bias", "layers.0.norm2.bias")
+    assert {name.rpartition(".")[2] for name in names} == {"bias"}
+    assert "fc.bias" not in names
+
+
+def test_lite_residual_branches_stand_beside_blocks_and_keep_their_shape():
+    network = make("group_norm_resnet")
+    made = make_kind(PatchKind.LITE_RESIDUAL, KindOptions(reduction=2, kernel=5))
+    assert made.sites(network) == ("layers.0", "layers.1", "layers.2")
+    branch = made.skeleton(network.layers[1])  # 16 to 32 channels, stride 2
+    assert branch.filters.weight.shape == (8, 8, 5, 5)
+    assert branch.pointwise.weight.shape == (32, 8, 1, 1)
+    assert branch(torch.zeros(1, 16, 7, 7)).shape == (1, 32, 4, 4)
+    with pytest.raises(ValueError, match="odd"):
+        KindOptions(kernel=4)
+
+
 def test_a_random_head_depends_on_its_seed_alone_and_is_not_trained(base):
     def drawn(seed):
         made = make_kind(PatchKind.RANDOM_HEAD, KindOptions(seed=seed))
@@ -262,8 +285,9 @@ def test_depthwise_filters_and_kinds_of_lite0_have_the_documented_sizes():
         for kind in PatchKind
         if (made := make_kind(kind)) is not None
     }  # fmt: skip
-    for kind in (PatchKind.SCALE_BIAS, *JOINING):
+    for kind in (PatchKind.SCALE_BIAS, PatchKind.BIAS, *JOINING):
         assert share[kind] < 0.02, kind
+    assert share[PatchKind.LITE_RESIDUAL] == pytest.approx(0.032, abs=0.002)
     assert share[PatchKind.DEPTHWISE] == pytest.approx(0.041, abs=0.003)
     assert share[PatchKind.RANDOM_HEAD] == 0
 
