@@ -15,19 +15,27 @@ def kept_bytes(forward: Callable[[], Tensor], resident: Iterable[Tensor]) -> int
     Every storage counts once and whole, however many operations or views refer to it, as an activation in place and
     the operation before it do. What an operation gives without anyone needing it later does not count.
     """
-    known = {tensor.untyped_storage().data_ptr() for tensor in resident}
+    known = {address_of(tensor) for tensor in resident}
+    _, kept = kept_storages(forward)
+    return sum(size for address, size in kept.items() if address not in known)
+
+
+def kept_storages(forward: Callable[[], Tensor]) -> tuple[Tensor, dict[int, int]]:
+    """What `forward` gives, and the bytes of every storage that this holds for its backward pass, by address."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
+        kept[address_of(tensor)] = tensor.untyped_storage().nbytes()
         return tensor  # held by the graph, so that no later storage gets its address
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         result = forward()
-    del result
-    return sum(kept.values())
+    return result, kept
+
+
+def address_of(tensor: Tensor) -> int:
+    """Where the memory begins that a tensor, or what it is a view of, lies in."""
+    return tensor.untyped_storage().data_ptr()
 
 
 def tensors_of(network: nn.Module) -> Iterable[Tensor]:

@@ -26,6 +26,7 @@ from ...policies.training_costs import (
 )
 from ..bases import Base
 from .inputs import network_inputs
+from .lean import lean
 from .profiling_head import head_cost, step_cost
 from .profiling_layout import TensorPart, Unit, inputs_of, layout, let_train
 from .profiling_memory import KeptBytes, frozen_transient_bytes, kept_bytes
@@ -44,7 +45,7 @@ TRAINING: dict[str, frozenset[TensorKind]] = {  # what trains in the passes that
 }
 
 Way = Callable[[nn.Module], AbstractContextManager[object]]
-WAYS: dict[str, Way] = {"plain": nullcontext}
+WAYS: dict[str, Way] = {"plain": nullcontext, "lean": lean}
 
 Stop = Callable[[], bool]
 Report = Callable[[float], None]

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ...policies.training_costs import TensorKind
+from .meter import address_of, kept_storages, tensors_of
 from .profiling_layout import Unit, let_train
 
 Module = Callable[[Tensor], Tensor]
@@ -75,20 +75,13 @@ def _bytes(tensor: Tensor) -> int:
 
 def _saved(unit: Unit, given: Tensor, constants: Collection[int]) -> int:
     """Bytes of what a forward pass of the unit keeps, each storage once, its output and `constants` not counted."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = _bytes(tensor)
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = unit.module(given)
-    return sum(size for key, size in kept.items() if key not in constants and key != out.untyped_storage().data_ptr())
+    out, kept = kept_storages(lambda: unit.module(given))
+    return sum(size for address, size in kept.items() if address not in constants and address != address_of(out))
 
 
 def kept_bytes(unit: Unit, given: Tensor, network: nn.Module) -> KeptBytes:
     """Count for `given` [1, ...], the unit's input; who trains in `network` is left as: nothing."""
-    constants = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
+    constants = {address_of(tensor) for tensor in tensors_of(network)}
     wanted, plain = given.detach().clone(memory_format=torch.preserve_format).requires_grad_(), given.detach()
     let_train(network, ())
     base = _saved(unit, wanted, constants)

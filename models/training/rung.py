@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,6 +30,7 @@ from .features import FeatureStore
 from .frozen import FrozenFeatures
 from .inheriting import Heritage
 from .inputs import PartInputs, StepOrder, micro_batches
+from .lean import lean
 from .objective import Labels, MicroBatch, Objective
 from .optimiser import LEARNING_RATES, NamedAdam
 from .parts import TRAIN
@@ -263,9 +265,10 @@ class RungTraining:
 
     def logits_of(self, epoch: int, chosen: Tensor) -> Tensor:
         """The network's answers [n, C] on training images `chosen`, with what the plan lets train in the graph."""
-        if self._frozen.cut is not None and self._frozen.ready(TRAIN):
-            return self._from_features(self._frozen.chosen(TRAIN, chosen))
-        return self._network(self._inputs.of_step(epoch, chosen))  # type: ignore[no-any-return]
+        with lean(self._network) if self._plan.lean else nullcontext():
+            if self._frozen.cut is not None and self._frozen.ready(TRAIN):
+                return self._from_features(self._frozen.chosen(TRAIN, chosen))
+            return self._network(self._inputs.of_step(epoch, chosen))  # type: ignore[no-any-return]
 
     def _from_features(self, rows: Tensor) -> Tensor:
         assert self._frozen.cut is not None

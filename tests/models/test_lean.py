@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,13 @@ from patchd.models.networks import EfficientNetLite
 from patchd.models.patched import PatchedNetwork
 from patchd.models.patches import make_kinds
 from patchd.models.training.bits import pack_open, where_open
+from patchd.models.training.features import FeatureStore
+from patchd.models.training.inputs import Part, PartInputs
 from patchd.models.training.lean import lean
 from patchd.models.training.meter import kept_bytes, tensors_of
-from patchd.policies.task import PatchKind
+from patchd.models.training.rung import RungTraining
+from patchd.policies.decision import TrainingPlan
+from patchd.policies.task import PatchKind, Preprocessing, TaskSpec, TrainSpec
 from torch import Tensor, nn
 
 K = PatchKind
@@ -130,6 +135,21 @@ def test_bits_stand_for_where_a_rectifier_is_open(layout, dtype, ceiling) -> Non
     assert packed.nbytes == -(-y.numel() // 8)
     gradient = torch.randn(3, 5, 1, 1).to(dtype).expand(y.shape)
     assert torch.equal(where_open(packed, gradient, y.stride()), torch.where((y > 0) & (y < ceiling), gradient, 0))
+
+
+def test_a_lean_plan_keeps_less_of_a_step(tmp_path: Path) -> None:
+    base = Base("own", make("efficientnet_lite"), SIDE)
+    part = Part(torch.randint(0, 256, (4, SIDE, SIDE, 3), dtype=torch.uint8), torch.arange(4))
+    task = TaskSpec(name="t", labels=tuple("abcd"), resolutions=(SIDE,))
+    spec = TrainSpec(task="t", kinds=(K.SCALE_BIAS, K.HEAD))
+    inputs = PartInputs(part, Preprocessing(), base.memory_format)
+    rung = RungTraining(base, task, spec, inputs, {}, FeatureStore(tmp_path))
+    kept = []
+    for leanly in (False, True):
+        rung.follow(TrainingPlan(paused=False, lean=leanly))
+        kept.append(kept_bytes(lambda: rung.logits_of(0, torch.arange(4)), tensors_of(base.network)))
+        rung.close()
+    assert kept[1] < kept[0] / 3
 
 
 def test_single_operations_of_any_network_keep_little() -> None:

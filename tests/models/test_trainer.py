@@ -137,9 +137,10 @@ def real_bench(lite0: Base, tmp_path: Path) -> Bench:
         (BOTH, PLAN),
         (BOTH, PLAN.model_copy(update={"reach": 0.39})),
         (BOTH, PLAN.model_copy(update={"fraction": 0.25})),
+        (BOTH, PLAN.model_copy(update={"lean": True})),
         (ADDING, PLAN),
     ],
-    ids=["head", "scale-bias", "reach-39", "fraction-25", "adding"],
+    ids=["head", "scale-bias", "reach-39", "fraction-25", "lean", "adding"],
 )
 def test_an_interrupted_run_gives_the_very_bits_of_an_uninterrupted_one(
     base: Base, tmp_path: Path, kinds: tuple[PatchKind, ...], plan: TrainingPlan

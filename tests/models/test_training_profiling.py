@@ -9,6 +9,7 @@ import pytest
 import torch
 from networks import make
 from patchd.models.bases import Base, fingerprint
+from patchd.models.training.meter import kept_bytes, tensors_of
 from patchd.models.training.profiling import LARGE, measure_costs, measured_of
 from patchd.models.training.profiling_layout import layout, let_train
 from patchd.models.training.profiling_times import excess, fitted, line
@@ -16,7 +17,6 @@ from patchd.policies.errors import BadInputError
 from patchd.policies.training_costs import JobOutline, TensorKind, TrainingCosts
 from patchd.policies.training_prices import JobPrices, Prices, Run, Trained, full
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
 
 SIDE = 48
 
@@ -43,21 +43,11 @@ def costs(base: Base) -> TrainingCosts:
 
 def kept_by_a_pass(base: Base, names: frozenset[str]) -> int:
     """Bytes that a forward pass of one image keeps, each storage once, parameters and buffers not counted."""
-    network = base.network
-    constants = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    let_train(network, names)
     images = torch.randn(1, 3, SIDE, SIDE).contiguous(memory_format=base.memory_format)
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        network(images)
-    let_train(network, ())
-    return sum(size for key, size in kept.items() if key not in constants)
+    let_train(base.network, names)
+    kept = kept_bytes(lambda: base.network(images), tensors_of(base.network))
+    let_train(base.network, ())
+    return kept
 
 
 def test_every_tensor_of_every_unit_has_its_costs(base: Base, costs: TrainingCosts) -> None:
@@ -71,6 +61,15 @@ def test_every_tensor_of_every_unit_has_its_costs(base: Base, costs: TrainingCos
     assert costs.step.tensor_ms > 0
     assert costs.head.features == base.network.get_submodule(base.head).in_features
     assert TrainingCosts.model_validate_json(costs.model_dump_json()) == costs
+
+
+def test_the_lean_way_keeps_less_of_every_unit(costs: TrainingCosts) -> None:
+    for unit in costs.at[-1].units:
+        assert unit.lean is not None
+        assert unit.lean.kept_bytes < unit.plain.kept_bytes / 10
+        told = [tensor.kept_bytes for tensor in unit.lean.tensors if tensor.kind is TensorKind.BIAS]
+        assert told
+        assert not any(told)  # the gradient of a bias needs nothing
 
 
 def test_depth_within_a_unit_is_told_in_forward_order(costs: TrainingCosts) -> None:
