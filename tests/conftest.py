@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from running import RunningDaemon
+from running import RunningDaemon, warm
 
 settings.register_profile("patchd", deadline=None, max_examples=100)
 settings.load_profile("patchd")
@@ -26,13 +26,13 @@ def photographs() -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """A real daemon that the tests of one module share."""
-    with RunningDaemon(tmp_path_factory.mktemp("state")) as running:
+    """A real daemon that the tests of one module share; it has answered a prediction before."""
+    with RunningDaemon(warm(tmp_path_factory.mktemp("state"))) as running:
         yield running
 
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Iterator[RunningDaemon]:
-    """A real daemon of one test's own."""
-    with RunningDaemon(tmp_path / "state") as running:
+    """A real daemon of one test's own; it has answered a prediction before."""
+    with RunningDaemon(warm(tmp_path / "state")) as running:
         yield running
