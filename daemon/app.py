@@ -49,6 +49,7 @@ from .store import StateLock, Store
 from .task_service import TaskService
 from .training_account import TrainingAccount
 from .training_calendar import TrainingCalendar
+from .training_curves import TrainingCurves
 from .training_examples import JobExamples
 from .training_meter import TrainingMeter
 from .training_service import TrainingService
@@ -107,6 +108,7 @@ class Daemon:
             worker_pids=self._worker_pids,
         )
         self._scheduler = AsyncIOScheduler()
+        self.curves = TrainingCurves(self.store)
         self.account = TrainingAccount(self.store, self._scheduler.timezone)
         threads = config.threads or usable_threads(self.monitor.usable_cores())
         self.deciding = DecisionService(
@@ -151,6 +153,7 @@ class Daemon:
             self.deciding,
             self.policies,
             self.account,
+            self.curves,
             TrainingMeter(EnergyReader(config.proc_root, config.sys_root)),
             JobExamples(stored_examples, self.examples),
             threads,
@@ -314,6 +317,7 @@ class Daemon:
             training=self.training,
             bases=self.bases,
             account=self.account,
+            curves=self.curves,
             exports=self.exports,
             cascades=self.cascades,
             calibration=self.calibration,

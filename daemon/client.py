@@ -345,6 +345,10 @@ class PatchdClient:
 
     # -- what training used ------------------------------------------------------------------------------------------
 
+    def curve(self, job_id: str) -> training_schemas.JobCurve:
+        """Loss and validation accuracy over a job's steps."""
+        return self._get(training_schemas.JobCurve, f"/v1/jobs/{quote(job_id, safe='')}/curve")
+
     def training_usage(self, days: int | None = None) -> training_schemas.TrainingUsage:
         """What training used on the last days, today included."""
         return self._get(training_schemas.TrainingUsage, "/v1/training/usage", {"days": days})

@@ -178,6 +178,12 @@ def m008_training_account(db: Database) -> None:
 
 
 @MIGRATIONS()
+def m009_training_curves(db: Database) -> None:
+    """Loss and validation accuracy of each job over its steps, as JSON."""
+    db.table("job_curves").create({"job": str, "points": str}, pk="job")
+
+
+@MIGRATIONS()
 def m010_rung_history(db: Database) -> None:
     """Which patches were in force at each rung, so that the one before can be put back."""
     columns = {

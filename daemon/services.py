@@ -18,6 +18,7 @@ from .policy_service import PolicyService
 from .store import Store
 from .task_service import TaskService
 from .training_account import TrainingAccount
+from .training_curves import TrainingCurves
 from .training_service import TrainingService
 
 
@@ -34,6 +35,7 @@ class Services:
     training: TrainingService
     bases: BaseService
     account: TrainingAccount
+    curves: TrainingCurves
     exports: ExportService
     cascades: CascadeService
     calibration: CalibrationService

@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from ..policies.base_version import VersionMetadata, VersionOutcome
 from ..policies.cascade import Row
@@ -26,6 +26,7 @@ from ..policies.snapshot import Snapshot
 from ..policies.task import JobProgress, JobState, PatchMetadata, RungResult, TaskSpec, TrainSpec
 from ..policies.training_corrections import Observed
 from ..policies.training_costs import TrainingCosts
+from ..policies.training_curve import CurvePoint
 from ..policies.training_use import TrainingUse, UseRow
 from .api.schemas import CascadePoints, CascadeState, CostView, Event, JobView, PolicyState
 from .migrations import MIGRATIONS
@@ -33,6 +34,8 @@ from .sqlite import Database
 from .training_records import JobNotes, MeasuredTraining
 
 DECISION_BYTES = 64 * 1024 * 1024  # of stored decisions: each tells of every task, and there may be a thousand
+
+_CURVE: TypeAdapter[tuple[CurvePoint, ...]] = TypeAdapter(tuple[CurvePoint, ...])
 
 Stored = tuple[Decision, Snapshot, PolicyState]
 
@@ -311,6 +314,15 @@ class Store:
         """Store what one rung of a job gave."""
         row = {"job_id": job_id, "task": result.task, "resolution": result.resolution}
         self._put("job_results", {**row, "result": result.model_dump_json()})
+
+    def curve(self, job_id: str) -> tuple[CurvePoint, ...]:
+        """A job's curve; empty where none is stored."""
+        rows = self._rows("select points from job_curves where job = ?", job_id)
+        return _CURVE.validate_json(rows[0]["points"]) if rows else ()
+
+    def put_curve(self, job_id: str, points: tuple[CurvePoint, ...]) -> None:
+        """Store a job's curve in place of the one before it."""
+        self._put("job_curves", {"job": job_id, "points": _CURVE.dump_json(points).decode()})
 
     # what training used
 

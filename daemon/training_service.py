@@ -31,6 +31,7 @@ from .store import Store
 from .task_service import TaskService
 from .training_account import TrainingAccount
 from .training_costs import TrainingCostBook
+from .training_curves import TrainingCurves
 from .training_examples import JobExamples
 from .training_measuring import Measurements, Request
 from .training_meter import TrainingMeter
@@ -74,6 +75,7 @@ class TrainingService:
         deciding: DecisionService,
         policies: PolicyService,
         account: TrainingAccount,
+        curves: TrainingCurves,
         meter: TrainingMeter,
         examples: JobExamples,
         threads: int,
@@ -88,6 +90,7 @@ class TrainingService:
         self._measurements = Measurements(self._costs, events, deciding.refresh, measure_s)
         deciding.plan_for(self._situation)
         self._examples = examples
+        self._account, self._curves, self._meter = account, curves, meter
         self._results = TrainingResults(store, events, tasks)
         self._together = TrainingTogether(store, events, tasks)
         self._worker = WorkerProcess("training", self._on_message, self._on_exit, on_closed=self._weigh)
@@ -444,6 +447,7 @@ class TrainingService:
         self._measurements.refuse(UnavailableError("patchd is stopping."))
         await self._worker.stop(timeout_s)
         self._account.write()
+        self._curves.write()
 
     # what the worker says
 
@@ -464,6 +468,7 @@ class TrainingService:
                 self._deciding.refresh()
             case Progress():
                 self._jobs[job.id] = job.model_copy(update={"progress": message.progress, "updated_s": time.time()})
+                self._curves.add(job.id, message.progress)
             case Note():
                 self._events.emit("job.note", f"Job {job.id}: {message.message}", level="warning", job=job.id)
             case RungDone():
@@ -473,6 +478,8 @@ class TrainingService:
             case SliceDone():
                 self._slice_ended(job, message)
                 self._jobs[job.id] = self._jobs[job.id].model_copy(update={"progress": message.progress})
+                self._curves.add(job.id, message.progress)
+                self._curves.write()
                 self._update(self._jobs[job.id])
             case JobDone() if self._untold:
                 self._slice_ended(job, message)
@@ -498,6 +505,7 @@ class TrainingService:
     def _rung_done(self, job: JobView, message: RungDone) -> None:
         if any(result.patch_id == message.result.patch_id for result in job.results):
             return  # sent again after a restart
+        self._curves.end_rung(job.id, message.result)
         metadata = PatchMetadata.model_validate_json(message.metadata_json)
         try:
             result = self._results.take(message.result, metadata, job.id)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 from patchd.daemon.api import schemas as s
+from patchd.daemon.api.training_schemas import DayUse, JobCurve, JobUse, TrainingUsage
 from patchd.daemon.training_records import MeasuredTraining, PlanReport
 from patchd.policies.cascade import (
     AcceptRule,
@@ -42,7 +45,9 @@ from patchd.policies.task import (
     TrainSpec,
 )
 from patchd.policies.training_costs import Correction
+from patchd.policies.training_curve import CurvePoint
 from patchd.policies.training_defaults import default_costs
+from patchd.policies.training_use import TrainingUse
 
 PATCH = "4be1" + "0" * 60
 NOW_S = 1_800_000_000.0
@@ -315,4 +320,22 @@ EVENTS = tuple(
         ),
         start=1,
     )
+)
+
+CURVE = JobCurve(
+    job="job-1",
+    points=tuple(
+        CurvePoint(
+            time_s=1.0, rung=0, resolution=96, epoch=step // 5, step=step, loss=5.0 / step, validation=0.8 + step / 100
+        )
+        for step in range(1, 11)
+    ),
+)
+_USE = TrainingUse(cpu_seconds=90.0, seconds=60.0, slices=3, samples=640, rapl_joules=12_345.0)
+USAGE = TrainingUsage(
+    today=date(2026, 6, 2),
+    today_cpu_seconds=90.0,
+    max_minutes_per_day=2.0,
+    days=(DayUse(day=date(2026, 6, 2), use=_USE, jobs=(JobUse(job="job-1", use=_USE),)),),
+    use=_USE,
 )

@@ -1,10 +1,10 @@
-"""The routes that tell what training used."""
+"""The routes that tell how training goes and what it used."""
 
 from __future__ import annotations
 
 from ..services import Services
 from .routing import Context, Route
-from .training_schemas import TrainingUsage
+from .training_schemas import JobCurve, TrainingUsage
 
 DAYS_TOLD, DAYS_MOST = 7, 400
 
@@ -19,9 +19,16 @@ class TrainingRoutes:
         days = c.number("days", DAYS_TOLD, 1, DAYS_MOST) or DAYS_TOLD
         return self._s.account.usage(days, self._s.policies.policy.training.max_minutes_per_day)
 
+    async def curve(self, c: Context) -> JobCurve:
+        job = self._s.training.job(c.path("id"))
+        return JobCurve(job=job.id, points=self._s.curves.of(job.id))
+
     def table(self) -> tuple[Route, ...]:
-        """Every route that tells what training used."""
+        """Every route that tells how training goes and what it used."""
         return (
+            Route(
+                "GET", "/v1/jobs/{id}/curve", "Loss and validation accuracy over a job's steps", self.curve, JobCurve
+            ),
             Route(
                 "GET",
                 "/v1/training/usage",

@@ -1,4 +1,4 @@
-"""Bodies of the `/v1` API that tell what training used."""
+"""Bodies of the `/v1` API that tell how training goes and what it used."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import date
 from pydantic import Field
 
 from ...policies.snapshot import Frozen
+from ...policies.training_curve import MOST_POINTS, CurvePoint
 from ...policies.training_use import TrainingUse
 
 
@@ -23,6 +24,13 @@ class DayUse(Frozen):
     day: date
     use: TrainingUse = Field(description="of all jobs together")
     jobs: tuple[JobUse, ...]
+
+
+class JobCurve(Frozen):
+    """The curve of a job, rung after rung."""
+
+    job: str
+    points: tuple[CurvePoint, ...] = Field((), max_length=MOST_POINTS)
 
 
 class TrainingUsage(Frozen):

@@ -13,6 +13,7 @@ from ...policies.task import KindOptions, Measure, Options, PatchKind, Teacher
 from ..client import JobAction
 from . import render
 from .common import Settings, Sides, Words, json_option, pass_settings, print_body, refusal
+from .curves import curve_text
 from .plans import plans_text
 from .usage import energy, usage
 
@@ -222,12 +223,15 @@ def list_(settings: Settings, as_json: bool) -> None:
 @json_option
 @pass_settings
 def show(settings: Settings, job_id: str, as_json: bool) -> None:
-    """Show a training job and what it has given so far."""
+    """Show a training job, its curves and what it has given so far."""
     with settings.client() as client:
         if as_json:
             print_body(client.request("GET", f"/v1/jobs/{quote(job_id, safe='')}"))
             return
-        click.echo(job_text(client.job(job_id)))
+        job = client.job(job_id)
+        click.echo(job_text(job))
+        if drawn := curve_text(client.curve(job.id).points):
+            click.echo(f"{render.heading('Curves')}\n{drawn}")
 
 
 @train.command(

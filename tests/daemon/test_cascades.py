@@ -22,7 +22,7 @@ from patchd.daemon.config import DaemonConfig
 from patchd.models.patches import save_patch
 from patchd.policies.cascade import Basis, CalibrationImage, missing
 from patchd.policies.errors import BadInputError, ConflictError, NotFoundError
-from running import RunningDaemon, alive
+from running import RunningDaemon, alive, warm
 
 EPSILON, DELTA = 0.3, 0.2
 ENOUGH = missing(0, EPSILON, DELTA)
@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def daemon(folder: Path) -> Iterator[RunningDaemon]:
     """With the task `colours`: rungs of 128, 64 and 32 px, and its own data set."""
     plain = policy_file(folder, "plain", cascade="audit_share = 0")
-    with RunningDaemon(folder / "state", "--policy", str(plain)) as running:
+    with RunningDaemon(warm(folder / "state"), "--policy", str(plain)) as running:
         running.client.add_task(TaskCreate(name="colours", data=str(folder / "colours"), resolutions=SIDES))
         for side in SIDES:
             running.client.import_patch(save_patch(patch(side), folder)[1].read_bytes())

@@ -64,6 +64,7 @@ READING = [
     (["patch", "show", "4be1"], "/v1/patches/4be1", bodies.PATCH_VIEW),
     (["train", "list"], "/v1/jobs", s.JobList(jobs=(bodies.job(),))),
     (["train", "show", "job-1"], "/v1/jobs/job-1", bodies.job(JobState.DONE)),
+    (["train", "usage"], "/v1/training/usage", bodies.USAGE),
     (["cascade", "show", "digits"], "/v1/tasks/digits/cascade", bodies.CASCADE),
     (["events"], "/v1/events", s.EventList(events=bodies.EVENTS)),
     (
@@ -106,12 +107,26 @@ def test_every_reading_command_prints_the_body_unchanged_with_json(command, path
 @pytest.mark.parametrize(("command", "path", "body"), READING, ids=IDS)
 def test_every_reading_command_prints_plain_text_within_80_columns(command, path, body, daemon) -> None:
     daemon.on("GET", path, body)
+    daemon.on("GET", f"{path}/curve", bodies.CURVE)
     result = patchctl(*command, socket=daemon.path)
     assert result.exit_code == 0, result.output
     assert result.stdout.strip()
     assert "\x1b" not in result.stdout
     events = command == ["events"]  # log lines are for grep: they are never wrapped
     assert events or max(len(line) for line in result.stdout.splitlines()) <= 80
+
+
+def test_a_job_is_shown_with_its_curves_and_what_it_used(daemon) -> None:
+    daemon.on("GET", "/v1/jobs/job-1", bodies.job(JobState.DONE))
+    daemon.on("GET", "/v1/jobs/job-1/curve", bodies.CURVE)
+    text = patchctl("train", "show", "job-1", socket=daemon.path).stdout
+    assert "loss, now 0.500" in text
+    assert "validation accuracy, now 0.900" in text
+    daemon.on("GET", "/v1/training/usage", bodies.USAGE)
+    told = patchctl("train", "usage", "--days", "3", socket=daemon.path).stdout
+    assert daemon.seen[-1].query == {"days": ["3"]}
+    for words in ("12.3 kJ", "1 min 30 s", "Today 1 min 30 s of the policy's 2 min 0 s of processor time; 30 s left."):
+        assert words in told
 
 
 def test_status_tells_allocation_reason_resolution_and_workers(daemon) -> None:

@@ -17,7 +17,7 @@ from patchd.models.patches import save_patch
 from patchd.policies.errors import BadInputError, NotFoundError
 from patchd.policies.task import ExportFormat, PatchKind, Preprocessing
 from patched import moved
-from running import RunningDaemon
+from running import RunningDaemon, warm
 
 K = PatchKind
 
@@ -29,7 +29,7 @@ def patchctl(daemon: RunningDaemon, *arguments: str) -> subprocess.CompletedProc
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    with RunningDaemon(tmp_path_factory.mktemp("state")) as running:
+    with RunningDaemon(warm(tmp_path_factory.mktemp("state"))) as running:
         base = load_base("lite0")
         labels = tuple(map(str, range(1000)))
         running.client.add_task(TaskCreate(name="t", labels=labels, resolutions=(32,), preprocessing=Preprocessing()))

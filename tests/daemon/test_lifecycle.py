@@ -18,8 +18,9 @@ from patchd.policies.errors import PatchdError, StateError, WorkerCrashedError
 from patchd.policies.task import JobState, TrainSpec
 from running import RunningDaemon, alive
 
-SMALL = TrainSpec(task="digits", resolutions=(64,), epochs=3, max_samples=160, batch_size=16)
-DIGITS = TaskCreate(name="digits", data="sklearn:digits", resolutions=(64,))
+DIGITS = TaskCreate(name="digits", data="sklearn:digits", resolutions=(64, 32))
+SMALL = TrainSpec(task="digits", resolutions=(32,), epochs=3, max_samples=160, batch_size=16)
+LONG = SMALL.model_copy(update={"resolutions": (64,)})  # some seconds: long enough to be met in the middle
 
 
 def worker_pid(daemon: RunningDaemon, name: str) -> int | None:
@@ -164,7 +165,7 @@ def test_training_publishes_patches_that_answer_and_survive(fresh: RunningDaemon
     encoded = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(encoded, "PNG")
     answer = fresh.client.infer("digits", encoded.getvalue())
-    assert (answer.resolution, answer.patch_id) == (64, result.patch_id)
+    assert (answer.resolution, answer.patch_id) == (32, result.patch_id)
     imagenet = fresh.client.infer("imagenet", encoded.getvalue(), resolution=96)
     assert len(imagenet.predictions) == 5
 
@@ -189,7 +190,7 @@ def test_a_training_job_goes_on_after_kill_9_of_worker_and_daemon(tmp_path: Path
     )
     with RunningDaemon(tmp_path / "state", "--policy", str(policy)) as daemon:
         daemon.client.add_task(DIGITS)
-        job = daemon.client.submit(SMALL)
+        job = daemon.client.submit(LONG)
         daemon.until(lambda: daemon.client.job(job.id).progress.step >= 3, 60)
         pid = worker_pid(daemon, "training")
         assert pid is not None
@@ -212,7 +213,7 @@ def test_a_full_disk_stops_neither_deciding_nor_serving_and_loses_nothing(
     fresh: RunningDaemon, photographs: dict[str, Path]
 ) -> None:
     fresh.client.add_task(DIGITS)
-    job = fresh.client.submit(SMALL)
+    job = fresh.client.submit(LONG)
     fresh.until(lambda: fresh.client.job(job.id).progress.step >= 3, 60)
     daemon = psutil.Process(fresh.pid)
     unlimited = daemon.rlimit(psutil.RLIMIT_FSIZE)

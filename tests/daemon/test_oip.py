@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from patchd.daemon.api.schemas import TaskCreate
 from PIL import Image
-from running import RunningDaemon
+from running import RunningDaemon, warm
 
 LENGTH = "Inference-Header-Content-Length"
 INFER = "/v2/models/imagenet/infer"
@@ -93,7 +93,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     """A daemon that serves on TCP as well, at a port that is free."""
     folder = tmp_path_factory.mktemp("oip")
     (folder / "patchd.toml").write_text('listen = "127.0.0.1:0"\nmax_body_bytes = 4000000\n')
-    with RunningDaemon(folder / "state", "--config", str(folder / "patchd.toml")) as running:
+    with RunningDaemon(warm(folder / "state"), "--config", str(folder / "patchd.toml")) as running:
         running.client.add_task(TaskCreate(name="untrained", labels=("a", "b"), resolutions=(64,)))
         yield running
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from patchd.daemon.api.schemas import TaskCreate
-from running import RunningDaemon
+from running import RunningDaemon, warm
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
@@ -21,7 +21,7 @@ FLOWER = ("daisy", 985)
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     folder = tmp_path_factory.mktemp("clients")
     (folder / "patchd.toml").write_text('listen = "127.0.0.1:0"\n')
-    with RunningDaemon(folder / "state", "--config", str(folder / "patchd.toml")) as running:
+    with RunningDaemon(warm(folder / "state"), "--config", str(folder / "patchd.toml")) as running:
         running.client.add_task(TaskCreate(name="untrained", labels=("a", "b"), resolutions=(64,)))
         yield running
 

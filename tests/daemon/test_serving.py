@@ -20,7 +20,7 @@ from patchd.models.patches import Patch, save_patch
 from patchd.policies.errors import BusyError
 from patchd.policies.task import PatchKind, PatchMetadata, Preprocessing
 from PIL import Image
-from running import STEADY, RunningDaemon
+from running import STEADY, RunningDaemon, warm
 
 GATHERING = STEADY.replace("allocation = 1.0", "allocation = 1.0\nbatch_delay_ms = 300", 1)
 SHORT_OF_MEMORY = STEADY.replace("allocation = 1.0", "allocation = 1.0\nunload_memory_below = 1.0", 1)
@@ -111,7 +111,7 @@ def test_compiled_graphs_are_kept_in_the_state_and_used_by_the_next_worker(daemo
 
 def test_a_client_that_floods_is_told_when_to_ask_again_and_the_others_are_served(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("queue_limit = 16\n")
-    with RunningDaemon(tmp_path / "state", "--config", str(tmp_path / "config.toml")) as running:
+    with RunningDaemon(warm(tmp_path / "state"), "--config", str(tmp_path / "config.toml")) as running:
         running.client.infer("imagenet", picture(300, 300))
         flood = subprocess.Popen(
             [sys.executable, "-c", FLOOD, str(running.socket)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -129,7 +129,7 @@ def test_a_client_that_floods_is_told_when_to_ask_again_and_the_others_are_serve
 def test_busy_names_the_limit_and_the_seconds_to_wait(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("queue_limit = 1\n")
     arguments = ("--config", str(tmp_path / "config.toml"), "--policy", policy(tmp_path, GATHERING))
-    with RunningDaemon(tmp_path / "state", *arguments) as running:
+    with RunningDaemon(warm(tmp_path / "state"), *arguments) as running:
         running.client.infer("imagenet", picture(300, 300))
 
         def ask(_: int) -> BusyError | None:
@@ -152,7 +152,7 @@ def test_busy_names_the_limit_and_the_seconds_to_wait(tmp_path: Path) -> None:
 def test_short_of_memory_the_idle_worker_is_unloaded_and_the_next_prediction_says_its_wait(
     tmp_path: Path,
 ) -> None:
-    with RunningDaemon(tmp_path / "state", "--policy", policy(tmp_path, SHORT_OF_MEMORY)) as running:
+    with RunningDaemon(warm(tmp_path / "state"), "--policy", policy(tmp_path, SHORT_OF_MEMORY)) as running:
         running.client.infer("imagenet", picture(300, 300))
 
         def unloaded() -> str | None:

@@ -84,6 +84,10 @@ def test_it_trains_once_the_policy_lets_it_and_what_it_used_is_kept(
     assert (done.use.samples, done.use.slices) == (16, done.slices)
     assert done.use.cpu_seconds > done.cpu_seconds > 0  # loading its programs counts too
     assert (done.use.rapl_joules, done.use.battery_joules) == (None, None)
+    curve = daemon.client.curve(done.id).points
+    assert [point.resolution for point in curve] == [32] * len(curve)
+    assert curve[-1].validation == done.results[0].validation.accuracy
+    assert "validation accuracy, now" in patchctl(daemon, "train", "show", done.id)
     usage = daemon.client.training_usage()
     assert usage.today_cpu_seconds == pytest.approx(usage.use.cpu_seconds)
     assert [each.job for day in usage.days for each in day.jobs] == [done.id] * len(usage.days)
@@ -97,6 +101,7 @@ def test_it_trains_once_the_policy_lets_it_and_what_it_used_is_kept(
     daemon.stop()
     daemon.start()
     assert daemon.client.training_usage().use == used
+    assert daemon.client.curve(done.id).points == curve
     daemon.client.use_policy(path=policy(tmp_path, "spent", "max_minutes_per_day = 0.001"))
     assert "of the 0.001 processor minutes of this day" in daemon.client.submit(HEAD).waiting
     daemon.client.change_job(daemon.client.jobs().jobs[-1].id, "cancel")
