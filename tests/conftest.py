@@ -36,3 +36,10 @@ def fresh(tmp_path: Path) -> Iterator[RunningDaemon]:
     """A real daemon of one test's own; it has answered a prediction before."""
     with RunningDaemon(warm(tmp_path / "state")) as running:
         yield running
+
+
+@pytest.fixture
+def cold(tmp_path: Path) -> Iterator[RunningDaemon]:
+    """A real daemon of one test's own, on an empty state: nothing has been measured or compiled yet."""
+    with RunningDaemon(tmp_path / "state") as running:
+        yield running

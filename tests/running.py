@@ -16,7 +16,6 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from patchd.daemon.api.schemas import ProfileRun
 from patchd.daemon.client import PatchdClient
 from patchd.policies.errors import PatchdError
 
@@ -129,8 +128,8 @@ class RunningDaemon:
 def warm(state: Path) -> Path:
     """Fill a new state directory with what a daemon keeps of its first prediction: compiled graphs and measured costs.
 
-    They are of `lite0` at the sides of `imagenet` and at 64 and 32 px. Making them takes ten seconds of processor time,
-    so that is done once, in a daemon of its own.
+    They are of `lite0` at the sides of `imagenet`. Making them takes ten seconds of processor time, so that is done
+    once, in a daemon of its own.
     """
     template = _first_prediction()
     state.mkdir(exist_ok=True)
@@ -150,7 +149,6 @@ def _first_prediction() -> Path:
         running.client.infer(
             "imagenet", Path(str(found.origin)).with_name("datasets").joinpath("images/china.jpg").read_bytes()
         )
-        running.client.run_profile(ProfileRun(base="lite0", resolutions=(64, 32)))
         running.stop()
     with closing(sqlite3.connect(state / "patchd.db")) as database:
         for table in ("events", "decisions", "settings"):

@@ -178,9 +178,9 @@ def test_the_costs_of_a_pool_are_measured_on_demand_and_only_then(tmp_path: Path
 
 
 def test_the_rungs_of_another_base_are_trained_in_force_and_answer_by_its_name(
-    fresh: RunningDaemon, digit: bytes
+    cold: RunningDaemon, digit: bytes
 ) -> None:
-    client = fresh.client
+    client = cold.client
     added = client.add_task(DIGITS)
     assert (added.spec.others, added.pool, added.ladder) == ((LITE1,), (), None)
     with pytest.raises(NotFoundError, match=r"no patch for base lite1 yet.*--task digits --base lite1"):
@@ -192,7 +192,7 @@ def test_the_rungs_of_another_base_are_trained_in_force_and_answer_by_its_name(
     job = client.submit(ON_LITE1)
     assert (job.spec.base, job.spec.resolutions) == ("lite1", (64,))
     ended = (JobState.DONE, JobState.FAILED)
-    done = fresh.until(lambda: (now := client.job(job.id)).state in ended and now, 100)
+    done = cold.until(lambda: (now := client.job(job.id)).state in ended and now, 100)
     assert done.state is JobState.DONE, done.error
     made = done.results[0].patch_id
     assert done.results[0].published
@@ -218,8 +218,8 @@ def test_the_rungs_of_another_base_are_trained_in_force_and_answer_by_its_name(
         client.infer("digits", digit, base="lite1", resolution=96)
 
     data = client.patch_file(made)
-    fresh.kill()
-    fresh.start()
+    cold.kill()
+    cold.start()
     assert client.infer("digits", digit, base="lite1").patch_id == made
     client.remove_task("digits")
     client.add_task(DIGITS.model_copy(update={"others": ()}))

@@ -18,10 +18,11 @@ from patchd.daemon.config import DaemonConfig
 from patchd.daemon.training_calendar import TrainingCalendar
 from patchd.policies.task import JobState, PatchKind, TrainSpec
 from patchd.policies.windows import DAYS
+from PIL import Image
 from running import RunningDaemon
 
-DIGITS = TaskCreate(name="digits", data="sklearn:digits", resolutions=(32,))
-HEAD = TrainSpec(task="digits", kinds=(PatchKind.HEAD,), epochs=1, max_samples=16, batch_size=8)
+HEAD = TrainSpec(task="tints", kinds=(PatchKind.HEAD,), epochs=1, batch_size=8)
+IMAGES = 8  # of each class to train on; two of them are set apart to validate on
 POLICY = '[policy]\nname = "{name}"\n[training]\nallocation = 0.5\n{training}\n'
 
 
@@ -31,6 +32,18 @@ def policy(folder: Path, name: str, training: str) -> Path:
     return file
 
 
+@pytest.fixture(scope="module")
+def tints(tmp_path_factory: pytest.TempPathFactory) -> TaskCreate:
+    """A task of few images, so that training it is over soon beside any other work."""
+    folder = tmp_path_factory.mktemp("tints")
+    for part, count in (("train", IMAGES), ("test", 2)):
+        for label, tint in {"dark": 40, "light": 200}.items():
+            (folder / part / label).mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (32, 32), (tint, tint + 5 * index, tint)).save(folder / part / label / f"{index}.png")
+    return TaskCreate(name="tints", data=str(folder), resolutions=(32,))
+
+
 def closed_window() -> str:
     """A window of the day after tomorrow."""
     day = (datetime.now().astimezone() + timedelta(days=2)).weekday()
@@ -38,7 +51,7 @@ def closed_window() -> str:
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+def daemon(tmp_path_factory: pytest.TempPathFactory, tints: TaskCreate) -> Iterator[RunningDaemon]:
     """A daemon whose machine shows no user, no battery and no energy."""
     folder = tmp_path_factory.mktemp("times")
     config = folder / "config.toml"
@@ -46,7 +59,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
         f'dev_root = "{folder / "dev"}"\nproc_root = "{folder / "proc"}"\nsys_root = "{folder / "sys"}"\n'
     )
     with RunningDaemon(folder / "state", "--config", str(config)) as running:
-        running.client.add_task(DIGITS)
+        running.client.add_task(tints)
         yield running
 
 
@@ -80,8 +93,8 @@ def test_it_trains_once_the_policy_lets_it_and_what_it_used_is_kept(
 ) -> None:
     assert "Nothing was trained in the last 7 days." in patchctl(daemon, "train", "usage")
     daemon.client.use_policy(path=policy(tmp_path, "open", 'windows = ["00:00-24:00"]\nmax_minutes_per_day = 600'))
-    done = daemon.until(lambda: (job := daemon.client.job(waiting.id)).state is JobState.DONE and job, 150)
-    assert (done.use.samples, done.use.slices) == (16, done.slices)
+    done = daemon.until(lambda: (job := daemon.client.job(waiting.id)).state is JobState.DONE and job, 250)
+    assert (done.use.samples % (2 * (IMAGES - 1)), done.use.slices) == (0, done.slices)
     assert done.use.cpu_seconds > done.cpu_seconds > 0  # loading its programs counts too
     assert (done.use.rapl_joules, done.use.battery_joules) == (None, None)
     curve = daemon.client.curve(done.id).points
@@ -107,10 +120,10 @@ def test_it_trains_once_the_policy_lets_it_and_what_it_used_is_kept(
     daemon.client.change_job(daemon.client.jobs().jobs[-1].id, "cancel")
 
 
-def test_the_policy_queues_training_by_itself_once(daemon: RunningDaemon, tmp_path: Path) -> None:
+def test_the_policy_queues_training_by_itself_once(daemon: RunningDaemon, tints: TaskCreate, tmp_path: Path) -> None:
     retrain = '[[retrain]]\ntask = "{}"\nevery_days = 3650\nkinds = ["head"]\nepochs = 1\n'
-    daemon.client.remove_task("digits")
-    daemon.client.add_task(DIGITS.model_copy(update={"name": "again"}))
+    daemon.client.remove_task("tints")
+    daemon.client.add_task(tints.model_copy(update={"name": "again"}))
     tables = closed_window() + "\n" + retrain.format("again") + retrain.format("nobody") + retrain.format("imagenet")
     daemon.client.use_policy(path=policy(tmp_path, "retrain", tables))
     job = daemon.until(lambda: next((j for j in daemon.client.jobs().jobs if j.spec.task == "again"), None))
@@ -140,9 +153,11 @@ class Clock:
         return self.now
 
 
-def test_the_calendar_wakes_at_bounds_and_makes_up_for_times_that_were_missed(tmp_path: Path) -> None:
+def test_the_calendar_wakes_at_bounds_and_makes_up_for_times_that_were_missed(
+    tints: TaskCreate, tmp_path: Path
+) -> None:
     clock = Clock("2026-06-05T12:00")  # a Friday
-    file = policy(tmp_path, "p", 'windows = ["22:00-06:00"]\n[[retrain]]\ntask = "digits"\nat = "sun 03:00"\n')
+    file = policy(tmp_path, "p", 'windows = ["22:00-06:00"]\n[[retrain]]\ntask = "tints"\nat = "sun 03:00"\n')
 
     async def inside() -> None:
         daemon = Daemon(DaemonConfig(policy=str(file)), tmp_path / "state", tmp_path / "s")
@@ -156,7 +171,7 @@ def test_the_calendar_wakes_at_bounds_and_makes_up_for_times_that_were_missed(tm
             scheduler, daemon.events, daemon.policies, daemon.tasks, daemon.training, wake, clock
         )
         try:
-            daemon.tasks.create(DIGITS, tuple("0123456789"))
+            daemon.tasks.create(tints, ("dark", "light"))
             calendar.plan()
             assert f"{calendar.next_boundary():%a %H:%M}" == "Fri 22:00"
             boundary = scheduler.get_job("training-boundary")
@@ -167,7 +182,7 @@ def test_the_calendar_wakes_at_bounds_and_makes_up_for_times_that_were_missed(tm
             assert woken == [clock.now]
 
             (again,) = daemon.policies.policy.retrain
-            job = daemon.training.submit(TrainSpec(task="digits"))
+            job = daemon.training.submit(TrainSpec(task="tints"))
             assert calendar.due(again) is None  # one is open
             daemon.training.cancel(job.id)
             daemon.training._jobs[job.id] = daemon.training._jobs[job.id].model_copy(update={"created_s": clock.now})
