@@ -201,7 +201,7 @@ def test_no_daemon_is_exit_code_3_and_says_how_to_start_it() -> None:
         (["task", "add", "t", "--data", "sklearn:digits", "--resolutions", "a,b"], "no comma-separated list"),
         (["task", "add", "t", "--data", "sklearn:digits", "--crop", "0"], "0"),
         (["train", "submit"], "--task"),
-        (["train", "submit", "--task", "t", "--kinds", "magic"], "'magic' is not one of scale_bias, depthwise"),
+        (["train", "submit", "--task", "t", "--kinds", "magic"], "'magic' is not one of scale_bias"),
         (["train", "submit", "--task", "t", "--option", "gate"], "'gate' is not of the form KIND.KEY=VALUE"),
         (["train", "submit", "--task", "t", "--option", "magic.rank=2"], "'magic' is not one of scale_bias"),
         (["train", "submit", "--task", "t", "--epochs", "0"], "0"),
