@@ -104,7 +104,7 @@ class _Parts:
         reached = taken = 0
         for _, tensor in self.base:
             reached += tensor.parameters
-            if reached > max_fraction * self.total or self.fraction(reached) > max_fraction:
+            if reached > max_fraction * self.total:
                 break
             taken += 1
         return taken

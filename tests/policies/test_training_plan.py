@@ -11,7 +11,7 @@ from patchd.policies.decision import TrainingDecision, TrainingPlan, UnfreezeOrd
 from patchd.policies.task import PatchKind
 from patchd.policies.training_costs import Correction, JobOutline, PlanLimits, TrainingCosts
 from patchd.policies.training_defaults import default_costs
-from patchd.policies.training_plan import EVERYWHERE, HEAD_ONLY, Plans, plan_training
+from patchd.policies.training_plan import EVERYWHERE, HEAD_ONLY, Plans, plan_training, predict_plan
 from training_costs import SIDES, UNITS, costs
 
 COSTS = costs()
@@ -221,6 +221,18 @@ def test_the_shipped_costs_plan_for_every_base_and_say_that_they_are_estimates()
         assert "another machine" in decision.text
     small, large = default_costs("lite0"), default_costs("lite2")
     assert small.at[0].units[3].frozen_ms < large.at[0].units[3].frozen_ms
+
+
+@settings(max_examples=40, deadline=None)
+@given(SHARE, JOBS, LIMITS)
+def test_a_plan_alone_tells_what_was_predicted_for_it(allocation: float, job: JobOutline, limits: PlanLimits) -> None:
+    plan = made(allocation, COSTS, job, limits).plan
+    if plan.paused:
+        return
+    predicted = predict_plan(COSTS, job, plan)
+    assert predicted.cost == pytest.approx(plan.cost)
+    assert predicted.step_ms == pytest.approx(plan.step_ms)
+    assert predicted.memory_bytes == plan.memory_bytes
 
 
 def test_planning_again_gives_the_very_same_decision_while_nothing_has_changed() -> None:
