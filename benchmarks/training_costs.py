@@ -2,9 +2,10 @@
 
 The costs of a base are measured as patchd does it, in under a minute, on whole passes of two sizes at three
 resolutions. Then random plans (resolution, batch, micro-batch, order, what trains, plain or lean, kept features) run as
-the trainer runs them, each in fresh processes that have the base loaded and nothing else; the rounds take turns over all
-plans, so that a burst of other work falls on all of them. Time is the median processor time of steps, memory the peak
-that is resident beyond the loaded base and the decoded images, an evaluation and the making of features counted in.
+the trainer runs them, each in fresh processes that have the base loaded and nothing else; the rounds take turns over
+all plans, so that a burst of other work falls on all of them. Time is the median processor time of steps, memory the
+peak that is resident beyond the loaded base and the decoded images, an evaluation and the making of features counted
+in.
 
 The aims: a mean absolute error of at most 10 % of the step time and 15 % of the peak.
 """
@@ -36,10 +37,9 @@ from patchd.models.training.profiling import measure_costs
 from patchd.models.training.rung import RungTraining
 from patchd.policies.decision import TrainingPlan, UnfreezeOrder
 from patchd.policies.task import Preprocessing, TaskSpec, TrainSpec
-from patchd.policies.training_chain import chain
+from patchd.policies.training_chain import chain, level_of
 from patchd.policies.training_costs import JobOutline, TrainingCosts
-from patchd.policies.training_plan import predict_plan
-from patchd.policies.training_prices import Prices, Run
+from patchd.policies.training_prices import JobPrices, Predicted, Prices, Run
 
 RESOLUTIONS = (224, 192, 160, 128, 96)
 BATCHES = (8, 16, 32)
@@ -154,13 +154,20 @@ def measure(arguments: argparse.Namespace) -> None:
     report(costs, chosen, taken, peaks, arguments.output)
 
 
+def predict(prices: Prices, case: Case) -> Predicted:
+    """What the planner expects of a case."""
+    plan = case.plan
+    run = Run(plan.resolution or 0, plan.lean, plan.keep_features, plan.micro_batch)
+    return JobPrices(prices, case.job).predict(level_of(prices, case.job, plan).trained, run)
+
+
 def report(
     costs: TrainingCosts, chosen: list[Case], taken: list[list[float]], peaks: list[list[int]], output: Path | None
 ) -> None:
     """Predicted against measured, plan by plan, and the mean absolute errors."""
-    rows, results = [], []
+    rows, results, prices = [], [], Prices(costs)
     for case, steps, sizes in zip(chosen, taken, peaks, strict=True):
-        plan, predicted = case.plan, predict_plan(costs, case.job, case.plan)
+        plan, predicted = case.plan, predict(prices, case)
         measured_ms = statistics.median(steps)
         measured_bytes = statistics.median(sizes) if sizes else None
         time_error = predicted.step_cpu_ms / measured_ms - 1

@@ -20,9 +20,9 @@ from .snapshot import Frozen
 from .task import PatchKind
 
 Precision = Literal["f32", "bf16"]
-# An evaluation keeps nothing for a backward pass, so it takes larger batches: of so many images, and under a plan with
-# micro-batches of at most so many of these.
-EVALUATION_BATCH = 64
+# An evaluation keeps nothing for a backward pass: so many images at a time are as fast as more, and do not set the peak
+# of memory. Under a plan with micro-batches it takes at most EVALUATION_FACTOR of these.
+EVALUATION_BATCH = 16
 EVALUATION_FACTOR = 2
 
 

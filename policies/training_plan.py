@@ -11,15 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .decision import TrainingDecision, TrainingPlan, UnfreezeOrder
-from .errors import BadInputError
 from .task import PatchKind
-from .training_chain import AUTO, Level, chain, level_of
+from .training_chain import AUTO, Level, chain
 from .training_costs import JobOutline, PlanLimits, TrainingCosts
 from .training_defaults import default_costs
 from .training_prices import JobPrices, Predicted, Prices, Run
 from .training_words import Weighed, candidates, chosen_text, paused_text, reach_in_words
 
-__all__ = ["EVERYWHERE", "HEAD_ONLY", "Plans", "default_costs", "plan_training", "predict_plan", "reach_in_words"]
+__all__ = ["EVERYWHERE", "HEAD_ONLY", "Plans", "default_costs", "plan_training", "reach_in_words"]
 
 HEAD_ONLY, EVERYWHERE = 0.0, 1.0  # reach: the classifier alone; all of the network
 KEEPING_SAVES = 0.97  # features are kept on disk where the cost falls below this share of what it is without
@@ -203,18 +202,6 @@ class Plans:
         if self._last is None or self._last[0] != allocation:
             self._last = allocation, self._table[1].decide(allocation)
         return self._last[1]
-
-
-def predict_plan(costs: TrainingCosts, job: JobOutline, plan: TrainingPlan, *, corrected: bool = False) -> Predicted:
-    """Time, memory and cost of any plan for a job; by default as they were before slices corrected the prediction.
-
-    Raises BadInputError for a plan without a resolution, or with tensors or a way of running that were not measured.
-    """
-    if plan.resolution is None:
-        raise BadInputError("A plan without a resolution has no cost.")
-    prices = Prices(costs)
-    run = Run(plan.resolution, plan.lean, plan.keep_features, plan.micro_batch)
-    return JobPrices(prices, job).predict(level_of(prices, job, plan).trained, run, corrected=corrected)
 
 
 def _stepped(limits: PlanLimits) -> PlanLimits:

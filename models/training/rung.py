@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...policies.decision import TrainingPlan
 from ...policies.errors import TrainingError
 from ...policies.task import Evaluation, Options, PatchKind, TaskSpec, TrainSpec, only_statistics
-from ...policies.training_costs import EVALUATION_FACTOR
+from ...policies.training_costs import EVALUATION_BATCH, EVALUATION_FACTOR
 from ..bases import Base
 from ..networks import can_start_at, starting_at, unit_of, units_of
 from ..patched import PatchedNetwork
@@ -35,8 +35,6 @@ from .objective import Labels, MicroBatch, Objective
 from .optimiser import LEARNING_RATES, NamedAdam
 from .parts import TRAIN
 from .scoring import FromFeatures, Scoring, Stop
-
-EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from patchd.policies.decision import TrainingDecision, TrainingPlan, UnfreezeOrder
 from patchd.policies.task import PatchKind
+from patchd.policies.training_chain import level_of
 from patchd.policies.training_costs import Correction, JobOutline, PlanLimits, TrainingCosts
 from patchd.policies.training_defaults import default_costs
-from patchd.policies.training_plan import EVERYWHERE, HEAD_ONLY, Plans, plan_training, predict_plan
+from patchd.policies.training_plan import EVERYWHERE, HEAD_ONLY, Plans, plan_training
+from patchd.policies.training_prices import JobPrices, Prices, Run
 from training_costs import SIDES, UNITS, costs
 
 COSTS = costs()
@@ -229,7 +231,9 @@ def test_a_plan_alone_tells_what_was_predicted_for_it(allocation: float, job: Jo
     plan = made(allocation, COSTS, job, limits).plan
     if plan.paused:
         return
-    predicted = predict_plan(COSTS, job, plan)
+    prices = Prices(COSTS)
+    run = Run(plan.resolution or 0, plan.lean, plan.keep_features, plan.micro_batch)
+    predicted = JobPrices(prices, job).predict(level_of(prices, job, plan).trained, run)
     assert predicted.cost == pytest.approx(plan.cost)
     assert predicted.step_ms == pytest.approx(plan.step_ms)
     assert predicted.memory_bytes == plan.memory_bytes
