@@ -58,7 +58,8 @@ class Case:
 
 def cases(costs: TrainingCosts, count: int, seed: int) -> list[Case]:
     """Random plans. Equal chances for every link of a chain, whatever it costs."""
-    chance, prices, made = random.Random(seed), Prices(costs), []
+    chance, prices = random.Random(seed), Prices(costs)
+    made: list[Case] = []
     names = [tensor.name for unit in prices.names for tensor in unit]
     while len(made) < count:
         job = JobOutline(
@@ -165,7 +166,9 @@ def report(
     costs: TrainingCosts, chosen: list[Case], taken: list[list[float]], peaks: list[list[int]], output: Path | None
 ) -> None:
     """Predicted against measured, plan by plan, and the mean absolute errors."""
-    rows, results, prices = [], [], Prices(costs)
+    rows: list[tuple[object, ...]] = []
+    results: list[dict[str, Any]] = []
+    prices = Prices(costs)
     for case, steps, sizes in zip(chosen, taken, peaks, strict=True):
         plan, predicted = case.plan, predict(prices, case)
         measured_ms = statistics.median(steps)

@@ -22,7 +22,7 @@ from .task import PatchKind
 Precision = Literal["f32", "bf16"]
 # An evaluation keeps nothing for a backward pass: so many images at a time are as fast as more, and do not set the peak
 # of memory. Under a plan with micro-batches it takes at most EVALUATION_FACTOR of these.
-EVALUATION_BATCH = 16
+EVALUATION_BATCH = 8
 EVALUATION_FACTOR = 2
 
 
