@@ -105,6 +105,7 @@ def test_the_versions_are_listed_with_who_uses_them_and_who_could(prepared: Prep
     version = client.base(prepared.version)
     assert version.used_by == ()
     assert [(use.task, use.resolutions) for use in version.ready] == [("one", (SIDE,))]
+    assert version.bytes is not None
     assert version.metadata.parameters < version.bytes / 4 < version.metadata.parameters * 1.01  # only what differs
     assert prepared.version in ctl(prepared.daemon, "base", "list")
     assert "one (64 px)" in ctl(prepared.daemon, "base", "show", prepared.version)

@@ -14,6 +14,7 @@ from patchd.models.patched import PatchedNetwork
 from patchd.models.patches import make_kinds
 from patchd.policies.base_version import VersionMetadata
 from patchd.policies.errors import BadInputError, NotFoundError, UnavailableError
+from patchd.policies.task import PatchKind
 
 CHANGED = "blocks.0.project.conv.weight"
 
@@ -52,7 +53,7 @@ def test_a_version_is_read_as_it_was_written_and_shares_what_does_not_differ(bas
 
 def test_a_version_is_the_packaged_base_with_its_tensors_though_a_patch_is_bound_meanwhile(base: Base) -> None:
     version = version_of(base)
-    kinds = make_kinds(("scale_bias", "head"), {})
+    kinds = make_kinds((PatchKind.SCALE_BIAS, PatchKind.HEAD), {})
     tensors = {name: value for kind in kinds for name, value in kind.start(base.network, 3).items()}
     patched = PatchedNetwork(base)
     patched.bind({name: value + 1 for name, value in tensors.items()}, kinds)
