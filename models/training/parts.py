@@ -56,7 +56,7 @@ class RungParts:
                 return None
             del self._loading[name]
             if name in self._classes:
-                part = Part(part.images, self._classes[name])
+                part = Part(part.images, self._classes[name], part.weights)
             augmentation = self._augmentation if name == TRAIN else None
             self._loaded[name] = PartInputs(
                 part, self._preprocessing, self._memory_format, augmentation, seed=self._seed
