@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from .snapshot import Frozen
-from .task import JobProgress
+from .task import JobProgress, MemberProgress
 
 MOST_POINTS = 500
 AIM_POINTS = 250  # of a job of known length; early points are as dense as late ones
@@ -21,6 +21,7 @@ class CurvePoint(Frozen):
     step: int = Field(ge=0, description="steps done in this rung")
     loss: float | None = Field(None, description="mean over the images of the last step")
     validation: float | None = Field(None, ge=0, le=1, description="top-1 on the validation part after the last epoch")
+    members: tuple[MemberProgress, ...] = Field((), description="of a job of several tasks: loss and gradient of each")
 
 
 def point_of(progress: JobProgress, time_s: float) -> CurvePoint | None:
@@ -35,6 +36,7 @@ def point_of(progress: JobProgress, time_s: float) -> CurvePoint | None:
         step=progress.step,
         loss=progress.loss,
         validation=progress.validation,
+        members=progress.members,
     )
 
 

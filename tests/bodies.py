@@ -7,6 +7,7 @@ from datetime import date
 from patchd.daemon.api import schemas as s
 from patchd.daemon.api.training_schemas import DayUse, JobCurve, JobUse, TrainingUsage
 from patchd.daemon.training_records import MeasuredTraining, PlanReport
+from patchd.policies.base_version import VersionMetadata, VersionOutcome
 from patchd.policies.cascade import (
     AcceptRule,
     Basis,
@@ -36,6 +37,7 @@ from patchd.policies.task import (
     Evaluation,
     JobProgress,
     JobState,
+    MemberProgress,
     PatchKind,
     PatchMetadata,
     Preprocessing,
@@ -338,4 +340,43 @@ USAGE = TrainingUsage(
     max_minutes_per_day=2.0,
     days=(DayUse(day=date(2026, 6, 2), use=_USE, jobs=(JobUse(job="job-1", use=_USE),)),),
     use=_USE,
+)
+_MEMBERS = tuple(
+    MemberProgress(task=task, resolution=96, loss=0.4, gradient_norm=norm)
+    for task, norm in (("digits", 2.5), ("groceries", 0.125))
+)
+TOGETHER = job(JobState.DONE).model_copy(
+    update={
+        "spec": TrainSpec(task="digits", together=("groceries",), base="lite0", resolutions=(96,)),
+        "progress": JobProgress(step=10, steps=10, loss=0.4, members=_MEMBERS),
+        "results": tuple(
+            job(JobState.DONE).results[0].model_copy(update={"task": task, "resolution": 96, "note": "ready"})
+            for task in ("digits", "groceries")
+        ),
+        "version": VersionOutcome(name="lite0@3fa9c01d", registered=True, note="kept; no task answers on it yet"),
+    }
+)
+BASES = s.BaseList(
+    bases=(
+        s.BaseView(name="lite0", packaged="lite0", used_by=(s.BaseUse(task="digits", resolutions=(128, 96)),)),
+        s.BaseView(
+            name="lite0@3fa9c01d",
+            packaged="lite0",
+            sha256="3fa9c01d" + "0" * 56,
+            bytes=9_000_000,
+            metadata=VersionMetadata(
+                base="lite0",
+                base_hash="a" * 64,
+                hash="b" * 64,
+                parent="lite0",
+                parent_hash="a" * 64,
+                tasks=("digits", "groceries"),
+                job_id="job-1",
+                parameters=2_200_000,
+                created_s=NOW_S,
+            ),
+            ready=(s.BaseUse(task="digits", resolutions=(96,)),),
+            jobs=("job-2",),
+        ),
+    )
 )

@@ -38,7 +38,22 @@ def curve_text(points: Sequence[CurvePoint]) -> str:
         if values:
             title = f"{name}, now {values[-1]:.{digits + 1}f}"
             parts += [click.style(title, bold=True), plot(lines, at, places, digits)]
-    return "\n".join(parts)
+    return "\n".join([*parts, *_gradients(points, at, places)])
+
+
+def _gradients(points: Sequence[CurvePoint], last: float, places: dict[int, str]) -> list[str]:
+    """Of a job of several tasks: a plot of the length of each one's gradient on the base."""
+    lines: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for point in points:
+        for member in point.members:
+            if member.gradient_norm is not None:
+                line = lines.setdefault((member.task, member.resolution), [])
+                line.append((point.step, member.gradient_norm))
+    parts = []
+    for (task, side), line in lines.items():
+        title = f"gradient of {task} at {side} px on the base, now {line[-1][1]:.3g} (each counts as one)"
+        parts += [click.style(title, bold=True), plot([line], last, places, 3)]
+    return parts
 
 
 def plot(lines: Sequence[Line], last: float, places: dict[int, str], digits: int = 2) -> str:

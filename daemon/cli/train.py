@@ -367,12 +367,21 @@ def members_table(members: tuple[MemberProgress, ...]) -> str:
 
 
 def results_table(results: tuple[RungResult, ...]) -> str:
-    """One line a trained rung: its cost in parameters and time, its accuracy with the 95 % interval."""
+    """One line a trained rung: its cost in parameters and time, its accuracy with the 95 % interval.
+
+    A job of several tasks has a table for each.
+    """
+    tasks = dict.fromkeys(result.task for result in results)
+    parts = [_rungs_table(tuple(result for result in results if result.task == task)) for task in tasks]
+    return "\n".join(f"task {task}\n{part}" if task else part for task, part in zip(tasks, parts, strict=True))
+
+
+def _rungs_table(results: tuple[RungResult, ...]) -> str:
     agrees = any(result.validation.measure is Measure.AGREEMENT for result in results)
     note = "\nval.: agreement with the teacher, on images held out" if agrees else ""
     rows = [
         (
-            f"{result.task} {result.resolution} px".strip(),
+            f"{result.resolution} px",
             str(result.parameters),
             render.percent(result.share, 2),
             render.percent(result.validation.accuracy, 1),

@@ -65,6 +65,9 @@ READING = [
     (["train", "list"], "/v1/jobs", s.JobList(jobs=(bodies.job(),))),
     (["train", "show", "job-1"], "/v1/jobs/job-1", bodies.job(JobState.DONE)),
     (["train", "usage"], "/v1/training/usage", bodies.USAGE),
+    (["base", "list"], "/v1/bases", bodies.BASES),
+    (["base", "show", "lite0@3fa9c01d"], "/v1/bases/lite0%403fa9c01d", bodies.BASES.bases[1]),
+    (["train", "show", "job-1"], "/v1/jobs/job-1", bodies.TOGETHER),
     (["cascade", "show", "digits"], "/v1/tasks/digits/cascade", bodies.CASCADE),
     (["events"], "/v1/events", s.EventList(events=bodies.EVENTS)),
     (
@@ -127,6 +130,30 @@ def test_a_job_is_shown_with_its_curves_and_what_it_used(daemon) -> None:
     assert daemon.seen[-1].query == {"days": ["3"]}
     for words in ("12.3 kJ", "1 min 30 s", "Today 1 min 30 s of the policy's 2 min 0 s of processor time; 30 s left."):
         assert words in told
+
+
+def test_a_job_of_several_tasks_is_shown_task_by_task(daemon) -> None:
+    daemon.on("GET", "/v1/jobs/job-1", bodies.TOGETHER)
+    daemon.on("GET", "/v1/jobs/job-1/curve", bodies.CURVE)
+    text = patchctl("train", "show", "job-1", socket=daemon.path).stdout
+    words = ("digits, groceries", "lite0@3fa9c01d: kept", "2.5", "0.125", "task groceries")
+    assert [word for word in words if word not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"), [((), "Give --task, or several with --tasks"), (("--tasks", "a"), "two tasks at least")]
+)
+def test_a_job_names_one_task_or_several(arguments, says, daemon) -> None:
+    result = patchctl("train", "submit", *arguments, socket=daemon.path)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_several_tasks_are_sent_as_one_job(daemon) -> None:
+    daemon.on("POST", "/v1/jobs", bodies.TOGETHER)
+    assert patchctl("train", "submit", "--tasks", "digits, groceries", socket=daemon.path).exit_code == 0
+    sent = json.loads(daemon.seen[-1].body)
+    assert (sent["task"], sent["together"]) == ("digits", ["groceries"])
 
 
 def test_status_tells_allocation_reason_resolution_and_workers(daemon) -> None:

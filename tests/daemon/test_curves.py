@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from patchd.daemon.cli.curves import ROWS, curve_text, plot
+from patchd.policies.task import MemberProgress
 from patchd.policies.training_curve import CurvePoint
 
 VALUES = st.floats(-1e6, 1e6) | st.just(math.nan) | st.just(math.inf)
@@ -67,3 +68,10 @@ def test_a_line_falls_from_the_upper_left_to_the_lower_right() -> None:
     assert all(filled)
     assert [min(row) for row in filled] == sorted(min(row) for row in filled)
     assert (min(filled[0]), max(filled[-1])) == (rows[0].index("\u2502") + 1, 79)
+
+
+def test_the_gradient_of_each_of_several_tasks_is_drawn() -> None:
+    members = (MemberProgress(task="a", resolution=64, gradient_norm=2.0), MemberProgress(task="b", resolution=64))
+    points = [CurvePoint(time_s=1.0, rung=0, resolution=64, epoch=0, step=step, members=members) for step in (1, 2)]
+    assert "gradient of a at 64 px on the base, now 2 (each counts as one)" in curve_text(points)
+    assert "gradient of b" not in curve_text(points)

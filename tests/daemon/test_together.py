@@ -143,7 +143,7 @@ def test_tasks_train_together_once_the_allocation_allows_it_and_move_to_what_the
     shown = setting.ctl("train", "show", job.id)
     assert f"base version  {version}" in shown
     assert "gradient" in shown
-    assert "stripes 32 px" in shown
+    assert "task stripes" in shown
     view = client.base(version)
     assert [use.task for use in view.ready] == ["hues", "stripes"]
     assert view.metadata.tasks == ("hues", "stripes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from patchd.policies.task import JobProgress
+from patchd.policies.task import JobProgress, MemberProgress
 from patchd.policies.training_curve import MOST_POINTS, CurvePoint, extended, point_of, spacing
 
 
@@ -23,6 +23,13 @@ def test_a_report_before_the_first_step_is_no_point() -> None:
     assert point_of(JobProgress(), 1.0) is None
     point = point_of(JobProgress(rung=1, resolution=96, epoch=2, step=5, loss=0.5, validation=0.75), 9.0)
     assert point == CurvePoint(time_s=9.0, rung=1, resolution=96, epoch=2, step=5, loss=0.5, validation=0.75)
+
+
+def test_a_point_tells_each_of_several_tasks() -> None:
+    members = (MemberProgress(task="a", resolution=64, loss=0.5, gradient_norm=2.0),)
+    point = point_of(JobProgress(step=5, loss=0.5, members=members), 9.0)
+    assert point is not None
+    assert point.members == members
 
 
 def test_points_lie_apart_and_the_last_is_where_the_job_stands() -> None:
