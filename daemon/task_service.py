@@ -130,6 +130,7 @@ class TaskService:
             ),
             data=data,
             preprocessing=request.preprocessing,
+            augmentation=tuple(dict.fromkeys(request.augmentation)),
         )
         self._put(spec, time.time())
         self._rebuild(spec.name)

@@ -129,6 +129,24 @@ def check_others(base: str, others: Iterable[BaseRungs]) -> None:
         named.add(packaged(other.base))
 
 
+class Change(StrEnum):
+    """What may be done to a training image of a task without making it another class."""
+
+    FLIP = "flip"
+    SHIFT = "shift"
+    CROP = "crop"
+    COLOUR = "colour"
+
+
+Changes = Annotated[
+    tuple[Change, ...],
+    Field(
+        description="of training images, drawn anew in every epoch: flip (left for right), shift (by up to an eighth "
+        "of the side), crop (of three quarters of the side or more), colour (brightness, contrast, saturation)"
+    ),
+]
+
+
 class TaskSpec(Frozen):
     """What a patched network is used for."""
 
@@ -141,6 +159,7 @@ class TaskSpec(Frozen):
         None, description="'sklearn:digits', or a directory of train/CLASS/*.jpg, test/CLASS/*.jpg"
     )
     preprocessing: Preprocessing = Preprocessing()
+    augmentation: Changes = ()
     builtin: bool = False
 
     @property

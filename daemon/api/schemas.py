@@ -13,6 +13,7 @@ from ...policies.drift import DriftState
 from ...policies.snapshot import Frozen, Snapshot
 from ...policies.task import (
     BaseRungs,
+    Changes,
     ExportFormat,
     ExportReport,
     JobProgress,
@@ -138,6 +139,7 @@ class TaskCreate(Frozen):
     resolutions: tuple[Side, ...] = Field((224, 192, 160, 128, 96), min_length=1)
     others: tuple[BaseRungs, ...] = Field((), description="rungs of other bases, for cascades")
     preprocessing: Preprocessing = Preprocessing()
+    augmentation: Changes = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskCreate:

@@ -11,11 +11,14 @@ import click
 from ...policies.errors import BadInputError
 from ..client import WORK_TIMEOUT_S
 from . import render
-from .common import BaseSides, Settings, Sides, json_option, pass_settings, print_body, refusal
+from .common import BaseSides, Settings, Sides, Words, json_option, pass_settings, print_body, refusal
 
 if TYPE_CHECKING:
     from ...policies.decision import Rung
     from ..api.schemas import TaskView
+
+
+CHANGES = ("flip", "shift", "crop", "colour")  # as in `Change`, which is dear to import
 
 
 @click.group()
@@ -27,7 +30,7 @@ def task() -> None:
     epilog=(
         "\b\nExamples:\n"
         "  patchctl task add digits --data sklearn:digits --resolutions 128,96,64 --crop 1.0\n"
-        "  patchctl task add groceries --data ./grocery\n"
+        "  patchctl task add groceries --data ./grocery --augment flip,crop,colour\n"
         "  patchctl task add groceries --data ./grocery --also lite1:240 --also lite2:260,224\n\n"
         "A data set is 'sklearn:digits', or a directory of train/CLASS/*.jpg and test/CLASS/*.jpg."
     )
@@ -52,6 +55,13 @@ def task() -> None:
     help="Side of the centre crop over the image's short side.",
 )
 @click.option(
+    "--augment",
+    type=Words(CHANGES),
+    default=(),
+    metavar="C,C",
+    help=f"Change training images, anew in every epoch: any of {', '.join(CHANGES)}.  [default: none]",
+)
+@click.option(
     "--label", "labels", multiple=True, metavar="L", help="A label; give it once for each.  [default: the data's]"
 )
 @json_option
@@ -64,13 +74,14 @@ def add(
     resolutions: tuple[int, ...] | None,
     others: tuple[tuple[str, tuple[int, ...]], ...],
     crop: float,
+    augment: tuple[str, ...],
     labels: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Add the task NAME (lower case, digits, - and _). Its labels come from the data set unless given."""
     from pydantic import ValidationError
 
-    from ...policies.task import BaseRungs, Preprocessing
+    from ...policies.task import BaseRungs, Change, Preprocessing
     from ..api.schemas import TaskCreate
 
     if data is None and len(labels) < 2:
@@ -84,6 +95,7 @@ def add(
             others=tuple(BaseRungs(base=other, resolutions=sides) for other, sides in others),
             labels=labels,
             preprocessing=Preprocessing(crop_fraction=crop),
+            augmentation=tuple(Change(each) for each in augment),
         )
     except ValidationError as error:
         if error.errors()[0]["loc"] != ("name",):
@@ -207,6 +219,7 @@ def task_text(view: TaskView) -> str:
                 ("data", spec.data or render.ABSENT),
                 ("labels", shown),
                 ("crop", f"{spec.preprocessing.crop_fraction:g} of the short side"),
+                ("augmentation", ", ".join(spec.augmentation) or "none"),
                 ("created", render.clock(view.created_s)),
                 ("predictions", str(view.predictions)),
             ]

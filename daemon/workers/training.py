@@ -18,6 +18,7 @@ import torch
 
 from ...models.bases import Base, load_base
 from ...models.training import SharedTrainer, Trainer
+from ...models.training.augmentation import augmentation_of
 from ...models.training.checkpoint import Finished
 from ...models.training.outline import added_layers
 from ...policies.base_name import packaged
@@ -105,7 +106,9 @@ class TrainingWorker:
         train, validation = self._trainer.images
         added = added_layers(base.network, message.spec, len(message.task.labels))
         self._job = message
-        self._facts = JobFacts(train_images=train, validation_images=validation, added=added)
+        tasks = (message.task, *message.further)
+        augmented = any(augmentation_of(task, message.spec) is not None for task in tasks)
+        self._facts = JobFacts(train_images=train, validation_images=validation, added=added, augmented=augmented)
         self._channel.send(JobOutlined(facts=self._facts))
 
     def _loaded(self, name: str, versions: Path | None = None) -> Base:

@@ -15,6 +15,7 @@ from ..bases import Base
 from ..patched import PatchedNetwork
 from ..patches import make_kinds
 from ..patches.statistics import Statistics
+from .augmentation import augmentation_of
 from .data import TrainingData
 from .inheriting import Heritage
 from .inputs import PartInputs
@@ -87,6 +88,7 @@ class RungOpening:
             self.resolution,
             self._task.preprocessing,
             self._base.memory_format,
+            augmentation=augmentation_of(self._task, self._spec),
             seed=self._spec.seed,
             classes={} if self._lesson is None else self._lesson.classes,
         )

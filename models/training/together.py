@@ -21,6 +21,7 @@ from ...policies.training_corrections import PlanUse
 from ...policies.training_members import members_of
 from ..base_versions import BaseVersion, save_version
 from ..bases import Base, fingerprint
+from .augmentation import augmentation_of
 from .checkpoint import Checkpoint, Finished, MadeVersion, Position, save_checkpoint
 from .data import TrainingData, open_training_data
 from .features import FeatureStore
@@ -160,7 +161,14 @@ class SharedTrainer(SliceLoop[SharedRung]):
     def _parts_of(self, task: TaskSpec, resolution: int) -> RungParts:
         data, spec = self._data[task.name], self._spec
         samples = {TRAIN: data.train, VALIDATION: data.validation, TEST: data.test}
-        return RungParts(samples, resolution, task.preprocessing, self._base.memory_format, seed=spec.seed)
+        return RungParts(
+            samples,
+            resolution,
+            task.preprocessing,
+            self._base.memory_format,
+            augmentation=augmentation_of(task, spec),
+            seed=spec.seed,
+        )
 
     def _share_quota(self) -> None:
         quota = self.features.quota_bytes

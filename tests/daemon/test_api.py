@@ -253,9 +253,12 @@ def test_listings_are_the_documented_models(daemon: RunningDaemon) -> None:
 
 
 def test_a_task_can_be_added_shown_and_removed(daemon: RunningDaemon) -> None:
-    created = daemon.client.add_task(TaskCreate(name="kinds", labels=("a", "b"), resolutions=(64, 96)))
+    created = daemon.client.add_task(
+        TaskCreate(name="kinds", labels=("a", "b"), resolutions=(64, 96), augmentation=("flip",))
+    )
     assert created.spec.resolutions == (96, 64)
     assert created.ladder is None
+    assert daemon.client.task("kinds").spec.augmentation == ("flip",)
     with pytest.raises(NotFoundError, match="no patch yet"):
         daemon.client.infer("kinds", png_header(8, 8))
     daemon.client.remove_task("kinds")

@@ -266,13 +266,14 @@ def test_adding_a_task_sends_what_was_asked_and_an_absolute_directory(daemon, tm
     (tmp_path / "shop").mkdir()
     monkeypatch.chdir(tmp_path)
     daemon.on("POST", "/v1/tasks", bodies.TASK)
-    options = ["--data", "shop", "--resolutions", "128,96", "--crop", "1.0"]
+    options = ["--data", "shop", "--resolutions", "128,96", "--crop", "1.0", "--augment", "flip,colour"]
     result = patchctl("task", "add", "digits", *options, socket=daemon.path)
     assert result.exit_code == 0, result.output
     sent = s.TaskCreate.model_validate_json(daemon.seen[0].body)
     assert sent.data == str(tmp_path / "shop")
     assert sent.resolutions == (128, 96)
     assert sent.preprocessing.crop_fraction == 1.0
+    assert sent.augmentation == ("flip", "colour")
     assert "3 labels" in result.stdout
 
 
