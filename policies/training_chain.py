@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from .decision import TrainingPlan, UnfreezeOrder
-from .task import PatchKind
+from .task import PatchKind, only_statistics
 from .training_costs import AddedLayer, JobOutline, TensorCost, TensorKind
 from .training_prices import Prices, Site, Trained, sites
 
@@ -22,7 +22,9 @@ AUTO = UnfreezeOrder.PATCH_FIRST
 NORM = frozenset({TensorKind.SCALE, TensorKind.BIAS})
 REPLACING: Mapping[PatchKind, frozenset[TensorKind]] = {  # kinds whose tensors take the place of the base's
     PatchKind.SCALE_BIAS: NORM,
+    PatchKind.BIAS: frozenset({TensorKind.BIAS, TensorKind.OFFSET}),
     PatchKind.DEPTHWISE: frozenset({TensorKind.DEPTHWISE}),
+    PatchKind.STATISTICS: frozenset(),  # estimated by forward passes
 }
 HEADS = frozenset({PatchKind.HEAD, PatchKind.RANDOM_HEAD})
 CONVOLUTION = frozenset({TensorKind.WEIGHT, TensorKind.DEPTHWISE, TensorKind.OFFSET})  # what can be unfrozen
@@ -132,7 +134,7 @@ def chain(
     kept: list[Level] = []
     for level in levels:
         trained = level.trained
-        if not (trained.head or trained.tensors or trained.added):
+        if not (trained.head or trained.tensors or trained.added or only_statistics(job.kinds)):
             continue
         if not kept or kept[-1].trained != trained:
             kept.append(level)

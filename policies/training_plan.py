@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .decision import TrainingDecision, TrainingPlan, UnfreezeOrder
-from .task import PatchKind
+from .task import PatchKind, only_statistics
 from .training_chain import AUTO, Level, chain
 from .training_costs import JobOutline, PlanLimits, TrainingCosts
 from .training_defaults import default_costs
@@ -89,7 +89,8 @@ class _Table:
             yield run
             price = self._priced.price(level.trained, run)
             affordable = self._priced.features_bytes(price) <= self._limits.disk_bytes
-            if price.lowest > 0 and affordable and not job.augmented:
+            fixed = not job.augmented and not only_statistics(job.kinds)
+            if price.lowest > 0 and affordable and fixed:
                 yield Run(resolution, lean, keep_features=True)
 
     def _smallest(self, level: Level, resolution: int) -> Predicted:

@@ -30,6 +30,8 @@ JOBS = st.builds(
             (PatchKind.SCALE_BIAS, PatchKind.HEAD),
             (PatchKind.SCALE_BIAS,),
             (PatchKind.HEAD,),
+            (PatchKind.BIAS, PatchKind.LITE_RESIDUAL, PatchKind.HEAD),
+            (PatchKind.STATISTICS,),
             (PatchKind.DEPTHWISE, PatchKind.SCALE_BIAS, PatchKind.RANDOM_HEAD),
             (PatchKind.GATE, PatchKind.SQUEEZE_EXCITE, PatchKind.HEAD),
         ]
@@ -194,6 +196,13 @@ def test_a_job_without_head_needs_the_backward_pass() -> None:
     job = JobOutline(kinds=(PatchKind.SCALE_BIAS,))
     plans = [made(step / 50, COSTS, job).plan for step in range(51)]
     assert all(plan.paused or plan.reach > HEAD_ONLY for plan in plans)
+
+
+def test_a_job_that_only_estimates_statistics_runs_forward_passes() -> None:
+    plan = made(0.5, COSTS, JobOutline(kinds=(PatchKind.STATISTICS,)), PlanLimits(disk_bytes=10**10)).plan
+    assert not plan.paused
+    assert not plan.keep_features
+    assert plan.cost < made(1.0, COSTS, JobOutline(kinds=(PatchKind.BIAS,))).plan.cost
 
 
 def test_what_slices_have_shown_lowers_or_raises_plans() -> None:
