@@ -47,6 +47,10 @@ class TrainingAccount:
         self._dirty.clear()
         self._written_s = time.monotonic()
 
+    def total(self) -> TrainingUse:
+        """What all jobs have used on all days that are kept."""
+        return _total(self._rows.values())
+
     def of_job(self, job: str) -> TrainingUse:
         """What a job has used on all its days."""
         return _total(use for (_, name), use in self._rows.items() if name == job)

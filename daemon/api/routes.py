@@ -26,6 +26,7 @@ from . import schemas as s
 from .base_routes import BaseRoutes
 from .cascade_routes import CascadeRoutes, told_passage
 from .example_routes import ExampleRoutes
+from .metrics_routes import MetricsRoutes
 from .oip_routes import OipRoutes
 from .routing import Context, Route, dumps, explain_validation, openapi
 from .training_routes import TrainingRoutes
@@ -43,6 +44,7 @@ class Routes:
         self._examples = ExampleRoutes(services)
         self._bases = BaseRoutes(services)
         self._training = TrainingRoutes(services)
+        self._metrics = MetricsRoutes(services)
 
     # the daemon
 
@@ -427,6 +429,7 @@ class Routes:
             Route("POST", "/v1/jobs/{id}/resume", "Resume a job", self.resume, s.JobView, changes=True),
             Route("POST", "/v1/jobs/{id}/cancel", "Cancel a job", self.cancel, s.JobView, changes=True),
             *self._training.table(),
+            *self._metrics.table(),
             Route("GET", "/v1/profile", "Measured costs and latencies", self.profile, s.Profile),
             Route(
                 "POST", "/v1/profile", "Measure the costs now", self.run_profile, s.Profile, s.ProfileRun, changes=True

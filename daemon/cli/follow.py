@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ..api.schemas import JobView
 
 POLL_S = 0.5
+STATUS_EVERY_S = 3.0  # the allocation moves more slowly than a job
 PLAIN_EVERY_S = 5.0  # at most one plain line so often while only the step changes
 STEPS_TO_GO_BY = 3  # the first steps choose kernels and are slow
 GONE_AFTER_S = 20.0  # a daemon that restarts resumes the job; longer silence is an error
@@ -37,21 +39,43 @@ def follow_job(client: PatchdClient, job_id: str) -> JobView:
 
 
 class Eta:
-    """Seconds left of the present rung, from the steps that were done while it was watched."""
+    """Seconds left of the whole job, from the steps of all its rungs that were done while it was watched.
+
+    A step counts by the pixels of its rung. The clock goes on while the job waits, so a job that trains half of the
+    time takes twice as long; while it waits, and before a few steps were seen, nothing is said.
+    """
 
     def __init__(self) -> None:
-        self._rung = -1
-        self._from: tuple[float, int] = (0.0, 0)
+        self._from: tuple[float, float] | None = None  # when the watching began, and the work that was done then
+        self._steps = 0
 
     def left_s(self, job: JobView, now_s: float) -> float | None:
         """None before there is anything to go by."""
         at = job.progress
-        if at.rung != self._rung or at.step < self._from[1]:
-            self._rung, self._from = at.rung, (now_s, at.step)
-        started_s, first = self._from
-        if at.step < first + STEPS_TO_GO_BY or at.steps <= at.step:
+        sides = [side for side in job.spec.resolutions if side != at.resolution]
+        for result in job.results:
+            if result.resolution in sides:
+                sides.remove(result.resolution)
+        done = at.step * at.resolution**2 + sum(at.steps * result.resolution**2 for result in job.results)
+        left = (at.steps - at.step) * at.resolution**2 + sum(at.steps * side**2 for side in sides)
+        if self._from is None or done < self._from[1]:  # gone back to the last checkpoint
+            self._from, self._steps = (now_s, done), at.step
+        began_s, first = self._from
+        enough = at.resolution > 0 and done - first >= STEPS_TO_GO_BY * at.resolution**2
+        if not enough or left <= 0 or job.waiting or job.state.value != "running":
             return None
-        return (now_s - started_s) / (at.step - first) * (at.steps - at.step)
+        return (now_s - began_s) / (done - first) * left
+
+
+def share_done(job: JobView) -> float:
+    """How much of a job is done, by the pixels of its steps, 0 to 1."""
+    at = job.progress
+    if at.steps == 0 or not job.spec.resolutions:
+        return 0.0
+    sides = dict.fromkeys(job.spec.resolutions, 0.0)
+    sides |= {at.resolution: at.step / at.steps}
+    sides |= {result.resolution: 1.0 for result in job.results if result.resolution in sides}
+    return sum(side**2 * done for side, done in sides.items()) / sum(side**2 for side in sides)
 
 
 def plan_words(plan: TrainingPlan) -> str:
@@ -68,28 +92,60 @@ def progress_line(job: JobView, left_s: float | None = None) -> str:
     at = job.progress
     if job.state.value == "queued":
         return "queued" + (f": {job.waiting}" if job.waiting else "")
-    parts = [f"rung {min(at.rung + 1, at.rungs)}/{at.rungs}"]
-    if at.resolution:
-        parts[0] += f" {at.resolution} px"
+    parts = [*_place(job), *_learned(job)]
+    if at.plan is not None and not at.plan.paused and any(kind.value != "head" for kind in job.spec.kinds):
+        parts.append(plan_words(at.plan))
+    if left_s is not None:
+        parts.append(left_words(job, left_s))
+    if job.state.value == "paused":
+        parts.append("paused")
+    if job.waiting:
+        parts.append(f"waiting: {job.waiting}")
+    return ", ".join(parts)
+
+
+def left_words(job: JobView, left_s: float) -> str:
+    """The time left; a job that may stop early takes no more than that."""
+    most = "at most " if job.spec.patience is not None else ""
+    return f"{most}{render.duration(left_s)} left"
+
+
+def _place(job: JobView) -> list[str]:
+    at = job.progress
+    parts = [f"rung {min(at.rung + 1, at.rungs)}/{at.rungs}" + (f" {at.resolution} px" if at.resolution else "")]
     if at.epochs:
         parts.append(f"epoch {min(at.epoch + 1, at.epochs)}/{at.epochs}")
     if at.steps:
         parts.append(f"step {at.step}/{at.steps}")
     if at.phase and at.phase != "training":
         parts.append(at.phase)
+    return parts
+
+
+def _learned(job: JobView) -> list[str]:
+    at = job.progress
+    parts = []
     if at.loss is not None:
         parts.append(f"loss {at.loss:.3f}")
+    if at.validation is not None:
+        parts.append(f"validation {render.percent(at.validation, 1)}")
     if at.samples_per_s is not None:
         parts.append(f"{at.samples_per_s:.0f} images/s")
-    if at.plan is not None and not at.plan.paused and any(kind.value != "head" for kind in job.spec.kinds):
-        parts.append(plan_words(at.plan))
-    if left_s is not None:
-        parts.append(f"{render.duration(left_s)} left")
-    if job.state.value == "paused":
-        parts.append("paused")
-    if job.waiting:
-        parts.append(f"waiting: {job.waiting}")
-    return ", ".join(parts)
+    return parts
+
+
+def cost_line(job: JobView, allocation: float | None) -> str | None:
+    """A step's cost as measured, as a share of a full one, beside what the allocation gives; None before a slice."""
+    run = job.plans_run[-1] if job.plans_run else None
+    if run is None or not run.full_step_ms:
+        return None
+    text = f"cost {run.measured_step_ms / run.full_step_ms:.2f} of a full step"
+    return text if allocation is None else f"{text}, allocation {allocation:.2f}"
+
+
+def _allocation(client: PatchdClient) -> float | None:
+    decision = client.status().decision
+    return None if decision is None else decision.training.value
 
 
 def _jobs(client: PatchdClient, job_id: str) -> JobView:
@@ -122,22 +178,46 @@ def _follow_plain(client: PatchdClient, job_id: str) -> JobView:
         time.sleep(POLL_S)
 
 
+def screen_lines(job: JobView, allocation: float | None) -> list[str]:
+    """What the live screen tells below its bar: where, how well, how, at what cost, and what it waits for."""
+    from ...policies.training_words import plan_in_words
+
+    if job.state.value == "queued":
+        return [progress_line(job)]
+    lines = [", ".join(_place(job)), ", ".join(_learned(job))]
+    plan = job.progress.plan
+    if plan is not None and not plan.paused:
+        lines.append(plan_in_words(plan))
+    lines.append(cost_line(job, allocation) or "")
+    if job.state.value == "paused":
+        lines.append("paused")
+    elif job.waiting:
+        lines.append(f"waiting: {job.waiting}")
+    return [line for line in lines if line]
+
+
 def _follow_live(client: PatchdClient, job_id: str) -> JobView:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
 
     eta = Eta()
-    with Progress(
-        BarColumn(bar_width=20), TextColumn("{task.description}"), console=Console(stderr=True), transient=True
-    ) as progress:
-        bar = progress.add_task("", total=1)
+    allocation, asked_s = None, -STATUS_EVERY_S
+    with Live(console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
         while True:
             job = _jobs(client, job_id)
             if job.state.value in FINAL:
                 return job
-            at = job.progress
-            line = progress_line(job, eta.left_s(job, time.monotonic()))
-            done = at.rung + (at.step / at.steps if at.steps else 0)
-            progress.update(bar, completed=done, total=at.rungs, description=escape(line))
+            now_s = time.monotonic()
+            if now_s - asked_s >= STATUS_EVERY_S:
+                with contextlib.suppress(UnavailableError):  # it restarts; the job is waited for
+                    allocation = _allocation(client)
+                asked_s = now_s
+            left_s, done = eta.left_s(job, now_s), share_done(job)
+            top = Table.grid(padding=(0, 1))
+            left = "" if left_s is None else left_words(job, left_s)
+            top.add_row(ProgressBar(total=1.0, completed=done, width=30), f"{done * 100:3.0f} %", left)
+            live.update(Group(top, *(Text(line) for line in screen_lines(job, allocation))))
             time.sleep(POLL_S)
