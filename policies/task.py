@@ -198,6 +198,14 @@ class Teacher(StrEnum):
     ENSEMBLE = "ensemble"  # all rungs, their probabilities averaged
 
 
+class Precision(StrEnum):
+    """The floats that forward and backward passes of training run in; parameters are float32 in any case."""
+
+    F32 = "f32"
+    BF16 = "bf16"
+    AUTO = "auto"  # the faster of the two, as measured when a rung begins
+
+
 class TrainingRecord(Frozen):
     """How a patch came to be."""
 
@@ -213,6 +221,7 @@ class TrainingRecord(Frozen):
     seconds: float = Field(description="wall time spent in training slices")
     reach: float = Field(1.0, description="the least depth, from the head down, that patch parameters trained in")
     fraction: float = Field(0.0, description="the largest share of the base that was unfrozen")
+    precision: Precision = Field(Precision.F32, description="f32 or bf16")
     final_loss: float | None = None
     best_epoch: int | None = Field(None, description="the epoch that the weights are of, with early stopping")
     validation_digest: str = Field(
@@ -289,6 +298,7 @@ class TrainSpec(Frozen):
         description="epochs without a better validation score after which a rung ends, with the weights of its best "
         "epoch; absent: all epochs, with the weights of the last",
     )
+    precision: Precision = Field(Precision.F32, description="floats of the passes; auto: the faster, as measured here")
     examples: bool = Field(True, description="learn from the task's examples as well, where the policy gives consent")
     teacher: Teacher = Field(Teacher.NONE, description="whose answers the rungs learn from; without labels: full")
     unlabelled: str | None = Field(None, description="learn from the images below this directory, in place of labels")
@@ -298,6 +308,8 @@ class TrainSpec(Frozen):
         check_kinds(self.kinds, self.options)
         if len(set(self.tasks)) < len(self.tasks):
             raise ValueError("The tasks of a job are each named once.")
+        if self.together and self.precision is not Precision.F32:
+            raise ValueError("Several tasks are trained together in f32 alone.")
         return self
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...policies.base_version import VersionMetadata
 from ...policies.snapshot import Frozen
-from ...policies.task import PatchMetadata, RungResult
+from ...policies.task import PatchMetadata, Precision, RungResult
 from ..durable import write_durably
 from .course import Course
 
@@ -48,6 +48,7 @@ class Position(Frozen):
     reach: float = Field(1.0, description="least reach of its slices")
     finished: tuple[Finished, ...] = ()
     made: MadeVersion | None = Field(None, description="what a job of several tasks made, once it is done")
+    precision: Precision | None = Field(None, description="of the rung in hand; absent: not decided yet")
     examples: str = Field("", description="which examples the rung in hand learns from")
 
 

@@ -94,6 +94,7 @@ def _record(rung: Trained, spec: TrainSpec, at: Position, job_id: str) -> Traini
         seconds=at.seconds,
         reach=at.reach,
         fraction=at.fraction,
+        precision=at.precision or spec.precision,
         final_loss=course.loss,
         best_epoch=None if spec.patience is None or course.best is None else course.best.epoch,
         validation_digest=rung.validation_digest,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...policies.decision import TrainingPlan
 from ...policies.errors import TrainingError
-from ...policies.task import Evaluation, Options, PatchKind, TaskSpec, TrainSpec, only_statistics
+from ...policies.task import Evaluation, Options, PatchKind, Precision, TaskSpec, TrainSpec, only_statistics
 from ...policies.training_costs import EVALUATION_BATCH, EVALUATION_FACTOR
 from ..bases import Base
 from ..networks import can_start_at, starting_at, unit_of, units_of
@@ -72,6 +72,7 @@ class RungTraining:
         """
         self.resolution, self.fraction = inputs.resolution, 0.0
         self.samples_per_s: float | None = None
+        self.precision = Precision.F32  # of the steps' passes; scores are in float32 in any case
         self.order = StepOrder(len(inputs.classes), spec, self.resolution)
         self._base, self._spec, self._inputs = base, spec, inputs
         self._objective = objective or Labels()
@@ -255,15 +256,23 @@ class RungTraining:
         total = 0.0
         for part in micro_batches(chosen, self._plan.micro_batch):
             batch = MicroBatch(epoch, part, self._inputs.classes[part])
-            losses = self._objective.losses(self.logits_of(epoch, part), batch)
+            losses = self._objective.losses(self.logits_of(epoch, part).float(), batch)
             loss = losses.sum() / len(chosen)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         return total
 
+    def trial(self, precision: Precision) -> None:
+        """A forward and backward pass in `precision` that no parameter moves by."""
+        before, self.precision = self.precision, precision
+        self.accumulate(*self.order.batch(0))
+        self._optimiser.clear_gradients()
+        self.precision = before
+
     def logits_of(self, epoch: int, chosen: Tensor) -> Tensor:
         """The network's answers [n, C] on training images `chosen`, with what the plan lets train in the graph."""
-        with lean(self._network) if self._plan.lean else nullcontext():
+        leanly = lean(self._network) if self._plan.lean else nullcontext()
+        with leanly, torch.autocast("cpu", torch.bfloat16, enabled=self.precision is Precision.BF16):
             if self._frozen.cut is not None and self._frozen.ready(TRAIN):
                 return self._from_features(self._frozen.chosen(TRAIN, chosen))
             return self._network(self._inputs.of_step(epoch, chosen))  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ from ...policies.base_version import sides_on
 from ...policies.decision import TrainingPlan
 from ...policies.errors import StateError
 from ...policies.examples import ExampleFile
-from ...policies.task import Evaluation, JobProgress, Measure, TaskSpec, Teacher, TrainSpec, only_statistics
+from ...policies.task import Evaluation, JobProgress, Measure, Precision, TaskSpec, Teacher, TrainSpec, only_statistics
 from ...policies.teaching import is_taught
 from ..bases import Base
 from .checkpoint import Checkpoint, Finished, Position, save_checkpoint
@@ -20,6 +20,7 @@ from .loop import Report, SliceLoop
 from .metering import UseMeter
 from .opening import RungOpening
 from .parts import TEST, TRAIN, VALIDATION
+from .precision import faster_precision
 from .results import Trained, save_trained
 from .rival import Rival
 from .rung import RungTraining
@@ -124,7 +125,19 @@ class Trainer(SliceLoop[RungTraining]):
             )
             self._restored = {}
         self._rung.follow(plan)
+        self._rung.precision = self._precision(self._rung)
         return self._rung
+
+    def _precision(self, rung: RungTraining) -> Precision:
+        """What was decided when the rung began; else it is decided now, and stays."""
+        decided = self._position.precision
+        if decided is None:
+            decided = self._spec.precision
+            if decided is Precision.AUTO:
+                decided, why = faster_precision(rung.trial)
+                self._notes.append(why)
+            self._position = self._position.model_copy(update={"precision": decided})
+        return decided
 
     def _begin_taught(self, plan: TrainingPlan, ended: Stop, report: Report) -> bool:
         """Fix who teaches a job and on which images, when it begins; False when ended before that."""
