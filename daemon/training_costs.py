@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
-from ..policies.training_corrections import Observed, PlanUse, observe, way_of
+from ..policies.training_corrections import WINDOW, Observed, PlanUse, observe, way_of
 from ..policies.training_costs import JobOutline, TrainingCosts
 from ..policies.training_defaults import default_costs
 from ..policies.training_expected import Expected, expected
@@ -14,6 +15,8 @@ from .store import Store
 from .training_records import MeasuredTraining, PlanReport, processor, torch_version
 
 Key = tuple[str, int]  # base, threads
+OFF = 1.4  # a factor beyond this, or below its inverse, says that the device is not what it was when it was measured
+STANDS_S = 1800.0  # a measurement stands at least so long
 
 
 class TrainingCostBook:
@@ -57,14 +60,22 @@ class TrainingCostBook:
     def to_measure(self, base: str, threads: int, sides: Iterable[int]) -> tuple[int, ...]:
         """The sides to measure a base at before it trains at `sides`; none where what is known covers them.
 
-        A number of threads is covered by any between the same two powers of two: processor time hardly differs.
+        A number of threads is covered by any between the same two powers of two: processor time hardly differs. What
+        slices have contradicted for a while is not covered any more.
         """
         wanted = set(sides)
         near = [of for name, of in self._keys if name == base and of.bit_length() == threads.bit_length()]
         known = {at.resolution for of in near for at in self._of(base, of).costs.at}
-        if known and min(known) <= min(wanted) and max(wanted) <= max(known):
+        if known and min(known) <= min(wanted) and max(wanted) <= max(known) and not self._contradicted(base, threads):
             return ()
         return tuple(sorted(wanted | known))
+
+    def _contradicted(self, base: str, threads: int) -> bool:
+        measured_s = self._plain(base, threads).measured_s
+        if measured_s is None or time.time() - measured_s < STANDS_S:
+            return False
+        seen = [observed.correction for observed in self._observed.get((base, threads), {}).values()]
+        return any(one.slices >= WINDOW and not 1 / OFF <= one.time <= OFF for one in seen)
 
     def put(self, measured: MeasuredTraining) -> None:
         """Take a measurement. Raises StateError where it cannot be stored."""

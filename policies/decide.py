@@ -65,11 +65,18 @@ def decide(
 
 
 def _for_its_job(plan: TrainingDecision, situation: TrainingSituation) -> TrainingDecision:
-    """The plan with the job it is for, or with what it tells of while none waits."""
-    if situation.job.id:
-        return plan.model_copy(update={"job": situation.job.id})
-    text = f"nothing waits to be trained; a usual job on {situation.job.base} would get: {plan.text}"
-    return plan.model_copy(update={"text": text})
+    """The plan with the job it is for, or with what it tells of while none waits; its caps and its correction."""
+    text = plan.text
+    run = (plan.plan.resolution, plan.plan.lean, plan.plan.keep_features)
+    for seen in situation.costs.corrections:
+        if (seen.resolution, seen.lean, seen.keep_features) == run and (seen.time, seen.memory) != (1.0, 1.0):
+            text += f"; as {seen.slices} slices showed, time is {seen.time:.2f} and memory {seen.memory:.2f} times"
+            text += " what was measured for it"
+    if not situation.job.id:
+        text = f"nothing waits to be trained; a usual job on {situation.job.base} would get: {text}"
+    limits = situation.limits
+    told = {"memory_bytes": limits.memory_bytes, "features_bytes": limits.disk_bytes}
+    return plan.model_copy(update={"job": situation.job.id or None, "text": text, **told})
 
 
 def _changes(before: Decision | None, now: Decision) -> tuple[str, ...]:

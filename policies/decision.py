@@ -137,6 +137,8 @@ class TrainingDecision(Frozen):
     candidates: tuple[PlanCandidate, ...]
     text: str
     job: str | None = Field(None, description="the job it is for; absent: none waits, and a usual one is assumed")
+    memory_bytes: int | None = Field(None, description="what a step may take beside the base; absent: no cap")
+    features_bytes: int = Field(0, description="what kept features may take of the disk")
 
 
 class Decision(Frozen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .decision import AllocationDecision, Decision
 from .snapshot import SIGNALS, SWITCH, Snapshot, signals
+from .training_words import size_in_words
 
 
 def sentences(decision: Decision, snapshot: Snapshot) -> tuple[str, ...]:
@@ -19,6 +20,9 @@ def sentences(decision: Decision, snapshot: Snapshot) -> tuple[str, ...]:
         said.append(f"Task {rung.task} runs at {rung.text}.")
         said += [f"  {candidate.verdict}." for candidate in rung.candidates]
     said.append(f"Training plan: {decision.plan.text}.")
+    if decision.plan.memory_bytes is not None:
+        memory, disk = size_in_words(decision.plan.memory_bytes), size_in_words(decision.plan.features_bytes)
+        said.append(f"A step may take {memory} of memory beside the base, kept features {disk} of the disk.")
     said += [f"  {candidate.verdict}." for candidate in decision.plan.candidates]
     if decision.times.hindrances:
         said.append("Training waits, whatever the allocation:")

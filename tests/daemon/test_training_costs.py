@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from patchd.daemon.training_records import MeasuredTraining, processor, torch_ve
 from patchd.policies.decision import TrainingPlan
 from patchd.policies.errors import BadInputError
 from patchd.policies.task import PatchKind, TrainSpec
-from patchd.policies.training_corrections import PlanUse
+from patchd.policies.training_corrections import WINDOW, PlanUse
 from patchd.policies.training_costs import JobOutline, TrainingCosts
 from patchd.policies.training_plan import default_costs
 from running import RunningDaemon
@@ -45,7 +46,7 @@ def trained(daemon: RunningDaemon, **asked: object) -> JobView:
     """A job on few small digits, once it has ended."""
     given = {"task": "small", "max_samples": 16, "batch_size": 8, "epochs": 2, **asked}
     job = daemon.client.submit(TrainSpec.model_validate(given))
-    return daemon.until(lambda: (view := daemon.client.job(job.id)).state.value in ENDED and view, 300)
+    return daemon.until(lambda: (view := daemon.client.job(job.id)).state.value in ENDED and view, 200)
 
 
 def use(daemon: RunningDaemon, tmp_path: Path, allocation: float, more: str = "", name: str = "other") -> None:
@@ -117,9 +118,10 @@ def test_what_memory_does_not_allow_is_refused_in_words(daemon: RunningDaemon, t
     assert view.plan.plan.paused
     assert "of memory, and 1 MB are allowed" in view.waiting
     use(daemon, tmp_path, 1.0, "memory_bytes = 400000000", "rich")
-    ended = daemon.until(lambda: (shown := daemon.client.job(job.id)).state.value in ENDED and shown, 300)
+    ended = daemon.until(lambda: (shown := daemon.client.job(job.id)).state.value in ENDED and shown, 200)
     assert ended.state.value == "done"
     assert all((ran.plan.memory_bytes or 0) <= 400_000_000 for ran in ended.plans_run)
+    assert any("A step may take" in sentence for sentence in daemon.client.explain().sentences)
 
 
 def test_sparse_unfreezes_tensors_here_and_there_and_the_patch_holds_them(
@@ -199,6 +201,19 @@ def test_a_new_measurement_forgets_what_slices_showed_of_the_old_one(tmp_path: P
     book.put(measured(measured_s=2.0))
     assert book.costs("lite0", 1).corrections == ()
     assert store.training_observed() == []
+
+
+def test_costs_that_slices_contradict_for_a_while_are_measured_again(tmp_path: Path) -> None:
+    book = TrainingCostBook(Store(tmp_path))
+    job = JobOutline(kinds=(PatchKind.HEAD,), resolutions=(64,), full_resolution=64)
+    side = measured().costs.at[0].resolution
+    for when, again in ((1.0, True), (time.time(), False)):
+        book.put(measured(measured_s=when))
+        for _ in range(WINDOW - 1):
+            book.observe(job, [a_use(1000.0)])
+            assert book.to_measure("lite0", 1, (side,)) == ()
+        book.observe(job, [a_use(1000.0)])
+        assert bool(book.to_measure("lite0", 1, (side,))) is again
 
 
 @pytest.mark.parametrize("stranger", [{"torch": "1.0"}, {"processor": "another"}])
