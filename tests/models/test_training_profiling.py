@@ -9,11 +9,14 @@ import pytest
 import torch
 from networks import make
 from patchd.models.bases import Base, fingerprint
+from patchd.models.patches.base_fraction import BaseFraction
 from patchd.models.training.meter import kept_bytes, tensors_of
 from patchd.models.training.profiling import LARGE, measure_costs, measured_of
 from patchd.models.training.profiling_layout import layout, let_train
 from patchd.models.training.profiling_times import excess, fitted, line
+from patchd.policies.decision import UnfreezeOrder
 from patchd.policies.errors import BadInputError
+from patchd.policies.training_chain import chain
 from patchd.policies.training_costs import JobOutline, TensorKind, TrainingCosts
 from patchd.policies.training_prices import JobPrices, Prices, Run, Trained, full
 from torch import nn
@@ -121,6 +124,21 @@ def test_the_bytes_of_any_plan_are_those_that_a_pass_keeps(base: Base, costs: Tr
         transient = max(unit.plain.transient_bytes for unit in costs.at[-1].units)
         assert price.kept_image_bytes >= counted - features
         assert price.kept_image_bytes <= counted + features + transient
+
+
+@pytest.mark.parametrize("order", [UnfreezeOrder.PATCH_FIRST, UnfreezeOrder.DOWNWARDS])
+def test_a_level_of_the_chain_is_what_the_trainer_lets_train(
+    base: Base, costs: TrainingCosts, order: UnfreezeOrder
+) -> None:
+    units = layout(base.network)
+    norms = {t.name for unit in units for t in unit.tensors if t.kind in (TensorKind.SCALE, TensorKind.BIAS)}
+    levels = chain(Prices(costs), JobOutline(), order, 1.0)
+    assert levels[-1].fraction == levels[-1].reach == 1.0
+    for level in levels:
+        first = len(units) - round(level.reach * len(units))
+        reached = {tensor.name for unit in units[first:] for tensor in unit.tensors}
+        unfrozen = set(BaseFraction(fraction=level.fraction).tensors(base.network)) if level.fraction else set()
+        assert level.trained.tensors == (norms & reached) | unfrozen
 
 
 def test_three_resolutions_stand_for_many() -> None:

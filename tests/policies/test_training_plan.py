@@ -12,6 +12,7 @@ from patchd.policies.task import PatchKind
 from patchd.policies.training_chain import level_of
 from patchd.policies.training_costs import Correction, JobOutline, PlanLimits, TrainingCosts
 from patchd.policies.training_defaults import default_costs
+from patchd.policies.training_interpolation import interpolated
 from patchd.policies.training_plan import EVERYWHERE, HEAD_ONLY, Plans, plan_training
 from patchd.policies.training_prices import JobPrices, Prices, Run
 from training_costs import SIDES, UNITS, costs
@@ -203,6 +204,16 @@ def test_a_job_that_only_estimates_statistics_runs_forward_passes() -> None:
     assert not plan.paused
     assert not plan.keep_features
     assert plan.cost < made(1.0, COSTS, JobOutline(kinds=(PatchKind.BIAS,))).plan.cost
+
+
+def test_costs_between_resolutions_lie_between_theirs_and_beyond_them_grow_with_pixels() -> None:
+    low, middle, high = (interpolated(COSTS.at, side).units[0].plain for side in (96, 128, 160))
+    assert low.forward_ms < middle.forward_ms < high.forward_ms
+    assert low.kept_bytes < middle.kept_bytes < high.kept_bytes
+    assert interpolated(COSTS.at, 160) is COSTS.at[1]
+    largest, beyond = (interpolated(COSTS.at, side).units[0] for side in (224, 448))
+    assert beyond.frozen_ms == pytest.approx(4 * largest.frozen_ms)
+    assert beyond.frozen_call_ms == largest.frozen_call_ms
 
 
 def test_what_slices_have_shown_lowers_or_raises_plans() -> None:
