@@ -27,6 +27,7 @@ from patchd.models.datasets import open_data
 from patchd.models.training import Trainer
 from patchd.models.training.data import open_training_data
 from patchd.models.training.features import FeatureStore
+from patchd.models.training.inputs import PartInputs
 from patchd.models.training.objective import Labels, MicroBatch
 from patchd.models.training.parts import TEST, TRAIN, RungParts
 from patchd.models.training.shared import MemberParts, SharedParameters, SharedRung
@@ -112,9 +113,18 @@ def alone(base: Base, task: TaskSpec, spec: TrainSpec, plan: TrainingPlan, folde
     return result.test, result.parameters
 
 
+def loaded(base: Base, task: TaskSpec, spec: TrainSpec) -> dict[str, PartInputs]:
+    """The training and test images of a task, decoded."""
+    data, side = open_training_data(task, spec), spec.resolutions[0]
+    parts = RungParts({TRAIN: data.train, TEST: data.test}, side, task.preprocessing, base.memory_format)
+    found = {name: parts.load(name, lambda: False) for name in (TRAIN, TEST)}
+    return {name: part for name, part in found.items() if part is not None}
+
+
 def together(
     base: Base,
     tasks: Sequence[TaskSpec],
+    images: Mapping[str, Mapping[str, PartInputs]],
     spec: TrainSpec,
     plan: TrainingPlan,
     folder: Path,
@@ -123,14 +133,10 @@ def together(
     scaled: str | None = None,
 ) -> tuple[list[Row], int]:
     """Rows of tasks that are trained at once, and the numbers in the version and all patches."""
-    side, parts, members = spec.resolutions[0], [], []
-    for task in tasks:
-        data = open_training_data(task, spec)
-        part = RungParts({TRAIN: data.train, TEST: data.test}, side, task.preprocessing, base.memory_format)
-        train = part.load(TRAIN, lambda: False)
-        assert train is not None
-        parts.append(part)
-        members.append(MemberParts(task, train, FeatureStore(folder), Scaled() if task.name == scaled else None))
+    members = [
+        MemberParts(task, images[task.name][TRAIN], FeatureStore(folder), Scaled() if task.name == scaled else None)
+        for task in tasks
+    ]
     total = spec.epochs * max(-(-len(member.inputs.classes) // spec.batch_size) for member in members)
     rung = kind(base, spec, members, {}, total)
     rung.follow(plan)
@@ -138,10 +144,8 @@ def together(
         rung.step(number)
         print(f"{way}: step {number + 1} of {total}   ", end="\r", file=sys.stderr, flush=True)
     rows = []
-    for member, part, norm in zip(rung.members, parts, rung.norms, strict=True):
-        test = part.load(TEST, lambda: False)
-        assert test is not None
-        score = rung.use(member).evaluate(TEST, test, lambda: False)
+    for member, norm in zip(rung.members, rung.norms, strict=True):
+        score = rung.use(member).evaluate(TEST, images[member.task.name][TEST], lambda: False)
         assert score is not None
         rows.append(Row(way, member.task.name, score, norm))
     rung.close()
@@ -203,6 +207,7 @@ def measure(
             rows.append(Row(way, task.name, test))
             stored[way] = stored.get(way, 0) + parameters
     shared = TrainingPlan(paused=False, fraction=fraction)
+    images = {task.name: loaded(base, task, spec) for task in tasks}
     large = tasks[0].name
     ways: tuple[tuple[str, type[SharedRung], str | None], ...] = (
         (f"together, {fraction:.0%} of the base", SharedRung, None),
@@ -211,7 +216,7 @@ def measure(
         (f"the same, loss of {large} x {FACTOR:.0f}, without the rule", PlainRung, large),
     )
     for way, kind, scaled in ways:
-        found, stored[way] = together(base, tasks, spec, shared, folder, way, kind, scaled)
+        found, stored[way] = together(base, tasks, images, spec, shared, folder, way, kind, scaled)
         rows += found
     return rows, stored
 
