@@ -148,15 +148,24 @@ def as_version(base: Base, name: str, version: BaseVersion) -> Base:
     )
     if version.metadata.base_hash != base.hash:
         raise wrong
-    network = copy.deepcopy(base.structure)
     try:
-        network.load_state_dict({**base.tensors, **version.tensors}, strict=True, assign=True)
+        network = network_with(base, version.tensors)
     except RuntimeError as error:
         raise wrong from error
     made = Base(name, network, base.resolution, version)
     if made.hash != version.metadata.hash:
         raise wrong
     return made
+
+
+def network_with(base: Base, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The base's network with `tensors` in place of its own of those names; the others are shared with it.
+
+    Raises RuntimeError for a tensor that has no place.
+    """
+    network = copy.deepcopy(base.structure)
+    network.load_state_dict({**base.tensors, **tensors}, strict=True, assign=True)
+    return network
 
 
 def load_base(name: str, versions: Path | None = None, base: Base | None = None) -> Base:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...policies.base_name import packaged
 from ...policies.base_version import VersionMetadata
@@ -20,7 +20,7 @@ from ...policies.task import Evaluation, JobProgress, MemberProgress, TaskSpec, 
 from ...policies.training_corrections import PlanUse
 from ...policies.training_members import members_of
 from ..base_versions import BaseVersion, save_version
-from ..bases import Base, fingerprint
+from ..bases import Base, fingerprint, network_with
 from .augmentation import augmentation_of
 from .checkpoint import Checkpoint, Finished, MadeVersion, Position, save_checkpoint
 from .data import TrainingData, open_training_data
@@ -225,17 +225,16 @@ class SharedTrainer(SliceLoop[SharedRung]):
         if validation is None or test is None:
             return None
         rung.close()
-        version, name, path = self._write_version(rung)
-        base = Base(name, _with(self._base, version.tensors), self._base.resolution, version)
-        members = []
+        trained = []
         for index, (member, parts) in enumerate(zip(rung.members, self._parts, strict=True)):
             scores = {VALIDATION: validation[index]} | ({TEST: test[index]} if index in test else {})
-            trained = self._beside(self._of_member(base, member, parts, scores), member, parts, ended)
-            if trained is None:
+            one = self._beside(self._of_member(member, parts, scores), member, parts, ended)
+            if one is None:
                 return None
-            finished = save_trained(trained, self._spec, self._position, self._job_id, self._patches_dir)
-            result = finished.result.model_copy(update={"task": member.task.name})
-            members.append(finished.model_copy(update={"result": result}))
+            trained.append(one)
+        version, name, path = self._write_version(rung)
+        base = Base(name, network_with(self._base, version.tensors), self._base.resolution, version)
+        members = [self._saved(replace(one, base=base)) for one in trained]
         made = MadeVersion(
             name=name, sha256=path.stem, bytes=path.stat().st_size, metadata=version.metadata, members=tuple(members)
         )
@@ -247,6 +246,11 @@ class SharedTrainer(SliceLoop[SharedRung]):
             store.clear()
         return None
 
+    def _saved(self, trained: Trained) -> Finished:
+        finished = save_trained(trained, self._spec, self._position, self._job_id, self._patches_dir)
+        result = finished.result.model_copy(update={"task": trained.task.name})
+        return finished.model_copy(update={"result": result})
+
     def _write_version(self, rung: SharedRung) -> tuple[BaseVersion, str, Path]:
         """What the base has become: the tensors trained now, and those in which its parent differed already."""
         before = self._base.version
@@ -255,7 +259,7 @@ class SharedTrainer(SliceLoop[SharedRung]):
         metadata = VersionMetadata(
             base=packaged(self._base.name),
             base_hash=self._base.hash if before is None else before.metadata.base_hash,
-            hash=fingerprint(_with(self._base, tensors)),
+            hash=fingerprint(network_with(self._base, tensors)),
             parent=self._base.name,
             parent_hash=self._base.hash,
             tasks=tuple(dict.fromkeys(task.name for task, _ in self._members)),
@@ -266,11 +270,11 @@ class SharedTrainer(SliceLoop[SharedRung]):
         version = BaseVersion(metadata, tensors)
         return version, *save_version(version, self._versions_dir)
 
-    def _of_member(self, base: Base, member: Member, parts: RungParts, scores: Mapping[str, Evaluation]) -> Trained:
+    def _of_member(self, member: Member, parts: RungParts, scores: Mapping[str, Evaluation]) -> Trained:
         validation = parts.load(VALIDATION, _never)
         assert validation is not None
         return Trained(
-            base=base,
+            base=self._base,
             task=member.task,
             resolution=member.resolution,
             kinds=self._spec.kinds,
@@ -297,13 +301,6 @@ class SharedTrainer(SliceLoop[SharedRung]):
 
 def _never() -> bool:
     return False
-
-
-def _with(base: Base, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The base's network with other tensors in place of some of its own; the others are shared."""
-    network = copy.deepcopy(base.structure)
-    network.load_state_dict({**base.tensors, **tensors}, strict=True, assign=True)
-    return network
 
 
 def _all_of(data: Mapping[str, TrainingData]) -> TrainingData:
