@@ -25,7 +25,8 @@ class JobExamples:
         """The job with its choice made, where it was not yet. Raises StateError."""
         if job.examples is not None:
             return job
-        chosen = self._usable(job) if job.spec.examples else ()
+        learns = job.spec.examples and job.spec.unlabelled is None
+        chosen = self._usable(job) if learns else ()
         self._store.choose(job.id, (example.id for example in chosen))
         return job.model_copy(update={"examples": len(chosen)})
 

@@ -200,7 +200,8 @@ class TrainingService:
 
     def jobs_with_examples(self, task: str) -> tuple[JobView, ...]:
         """Jobs of a task that learn or learned from its examples, whether they have ended or not."""
-        return tuple(job for job in self._jobs.values() if task in job.spec.tasks and job.spec.examples)
+        learning = (job for job in self._jobs.values() if job.spec.examples and job.spec.unlabelled is None)
+        return tuple(job for job in learning if task in job.spec.tasks)
 
     # the loop
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 from patchd.daemon.api import schemas as s
+from patchd.daemon.api.example_schemas import ExampleList, ExampleView
 from patchd.daemon.api.training_schemas import DayUse, JobCurve, JobUse, TrainingUsage
 from patchd.daemon.training_records import MeasuredTraining, PlanReport
 from patchd.policies.base_version import VersionMetadata, VersionOutcome
@@ -379,4 +380,23 @@ BASES = s.BaseList(
             jobs=("job-2",),
         ),
     )
+EXAMPLES = ExampleList(
+    task="pets",
+    examples=(
+        ExampleView(
+            id="ex-0123456789ab",
+            task="pets",
+            label="cat",
+            bytes=48_213,
+            source="correction",
+            part="train",
+            added_s=1_800_000_000.0,
+            expires_s=1_807_776_000.0,
+        ),
+    ),
+    used=False,
+    images=3,
+    bytes=150_000,
+    most_images=1000,
+    most_bytes=268_435_456,
 )

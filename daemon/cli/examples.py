@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -18,6 +19,8 @@ from .patch import read_bytes, write_whole
 
 if TYPE_CHECKING:
     from ..api.example_schemas import ExampleList, ExamplesDeleted
+
+DAY_S = 86_400.0
 
 
 @click.group()
@@ -159,23 +162,22 @@ def list_text(listed: ExampleList) -> str:
     rows = [
         (
             example.id,
-            example.label,
             render.bytes_(example.bytes),
             example.source,
             example.part,
-            render.clock(example.added_s),
-            render.clock(example.expires_s),
+            f"{max(0.0, example.expires_s - time.time()) / DAY_S:.0f} d",
+            example.label,
         )
         for example in listed.examples
     ]
-    header = ("id", "label", "size", "source", "part", "added", "expires")
-    table = render.table(header, rows, right=(2,)) or "No examples."
-    room = (
+    header = ("id", "size", "source", "part", "left", "label")
+    told = [
         f"{listed.images} of {listed.most_images} images and {render.bytes_(listed.bytes)} of "
         f"{render.bytes_(listed.most_bytes)} that the policy keeps for task '{listed.task}'."
-    )
-    used = "" if listed.used else "\nThey are not used for training: the policy gives no consent ([examples] consent)."
-    return f"{table}\n\n{room}{used}"
+    ]
+    if not listed.used:
+        told.append("They are not used for training: the policy gives no consent (consent in [examples]).")
+    return f"{render.table(header, rows, right=(1, 4)) or 'No examples.'}\n\n{render.sentences(told)}"
 
 
 def deleted_text(deleted: ExamplesDeleted) -> str:
@@ -187,4 +189,4 @@ def deleted_text(deleted: ExamplesDeleted) -> str:
             f"Patches trained with examples of this task stay, and may have learned from these: {named}. "
             "Remove them with `patchctl patch rm` if they must not."
         )
-    return "\n".join(lines)
+    return render.sentences(lines)

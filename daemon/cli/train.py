@@ -343,6 +343,8 @@ def job_text(job: JobView) -> str:
         pairs.append(("taught by", {Teacher.FULL: "the full resolution", Teacher.ENSEMBLE: "all rungs"}[spec.teacher]))
     if spec.unlabelled is not None:
         pairs.append(("unlabelled", spec.unlabelled))
+    if job.examples:
+        pairs.append(("examples", f"{job.examples} that applications had handed over when it first started"))
     if job.progress.loss is not None:
         pairs.append(("loss", f"{job.progress.loss:.4f}"))
     if job.waiting:

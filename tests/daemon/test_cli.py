@@ -69,6 +69,7 @@ READING = [
     (["base", "show", "lite0@3fa9c01d"], "/v1/bases/lite0%403fa9c01d", bodies.BASES.bases[1]),
     (["train", "show", "job-1"], "/v1/jobs/job-1", bodies.TOGETHER),
     (["cascade", "show", "digits"], "/v1/tasks/digits/cascade", bodies.CASCADE),
+    (["examples", "list", "pets"], "/v1/tasks/pets/examples", bodies.EXAMPLES),
     (["events"], "/v1/events", s.EventList(events=bodies.EVENTS)),
     (
         ["profile"],

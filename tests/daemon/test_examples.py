@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from patchd.daemon.api.example_schemas import CorrectionCreate
 from patchd.daemon.api.schemas import TaskCreate
+from patchd.daemon.cli.main import cli
 from patchd.daemon.client import PatchdClient
 from patchd.daemon.media_types import media_type
 from patchd.daemon.recent_images import KEPT_S, MOST_BYTES, RecentImages
@@ -233,6 +235,40 @@ def test_deleting_leaves_neither_file_nor_row_nor_a_word_in_the_database(daemon:
     assert kept.id.encode() in (daemon.state / "patchd.db").read_bytes()
 
 
+def patchctl(daemon: RunningDaemon, *arguments: str | Path) -> Result:
+    runner = CliRunner(env={"COLUMNS": "100"})
+    return runner.invoke(cli, ["--socket", str(daemon.socket), "examples", *map(str, arguments)], prog_name="patchctl")
+
+
+def test_patchctl_hands_over_lists_writes_out_and_takes_back(daemon: RunningDaemon, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(2):
+        (photos / f"{number}.png").write_bytes(picture(number))
+    (photos / "broken.png").write_bytes(picture(2)[:-300])
+    added = patchctl(daemon, "add", "pets", "--label", "cat", photos)
+    assert added.exit_code == 5
+    assert "broken.png: The PNG file is truncated or broken" in added.stderr
+    assert "2 of 3 images are examples of 'cat' now." in added.stdout
+    wrong = patchctl(daemon, "add", "pets", "--label", "cow", photos)
+    assert (wrong.exit_code, wrong.stderr.count("\n")) == (5, 1)
+    assert "has no label 'cow'. Its labels: cat, dog." in wrong.stderr
+    corrected = patchctl(daemon, "correct", "pets", photos / "1.png", "--label", "dog", "--json")
+    assert json.loads(corrected.stdout)["source"] == "correction"
+    listed = patchctl(daemon, "list", "pets").stdout
+    assert "2 of 1000 images" in listed
+    assert "correction" in listed
+    written = patchctl(daemon, "export", "pets", tmp_path / "backup")
+    assert "2 examples written" in written.stdout
+    (cat,) = (tmp_path / "backup" / "cat").iterdir()
+    assert (cat.suffix, cat.read_bytes()) == (".png", picture(0))
+    assert json.loads((tmp_path / "backup" / "examples.json").read_text())["images"] == 2
+    assert patchctl(daemon, "rm", "pets", cat.stem).stdout == "1 examples of task 'pets' are deleted.\n"
+    assert patchctl(daemon, "rm", "pets", "--all", "--json").stdout.count('"deleted":1') == 1
+    assert patchctl(daemon, "rm", "pets").exit_code == 2
+    assert ids(daemon) == set()
+
+
 def test_removing_a_task_deletes_its_examples(daemon: RunningDaemon) -> None:
     daemon.client.add_task(PETS.model_copy(update={"name": "strays"}))
     daemon.client.examples.add("strays", "cat", picture(1))
@@ -333,7 +369,7 @@ def test_a_daemon_killed_at_any_moment_keeps_what_it_confirmed_and_nothing_that_
             assert here == files(daemon)
             assert not here & deleted
             assert added.keys() - deleted - {in_hand} <= here
-            if in_hand not in here:
+            if in_hand is not None and in_hand not in here:
                 deleted.add(in_hand)
             for known in here & added.keys():
                 assert daemon.client.examples.image("pets", known) == added[known]

@@ -128,8 +128,11 @@ def test_a_job_keeps_to_the_examples_of_its_start_less_those_deleted_since(pets:
     pets.hand_over(4)
     job = pets.begun_and_paused()
     assert (job.state, job.examples) == (JobState.PAUSED, 8)
+    kept = pets.daemon.state / "jobs" / job.id / "features-0123.f32"
+    kept.write_bytes(b"what the network made of the images")
     train = [example.id for example in pets.client.examples.list(pets.task).examples if example.part == "train"]
     pets.client.examples.remove(pets.task, train[0])
+    assert not kept.exists()  # what was made of a deleted image goes with it
     pets.hand_over(2, first=50)  # too late for this job
     pets.client.change_job(job.id, "resume")
     done = pets.ended(job.id)

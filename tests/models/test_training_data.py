@@ -79,8 +79,11 @@ def test_a_single_example_is_not_repeated_without_end(handed: Handed) -> None:
 
 def test_a_task_without_a_data_set_needs_two_classes_with_both_parts(handed: Handed) -> None:
     pets = TrainSpec(task="pets", kinds=(PatchKind.HEAD,), resolutions=(32,))
-    some = [handed.example(number, "cat", part, "pets") for number, part in enumerate(("train", "validation"))]
-    some.append(handed.example(2, "dog", "train", "pets"))
+    some = [
+        handed.example(0, "cat", "train", "pets"),
+        handed.example(1, "cat", "validation", "pets"),
+        handed.example(2, "dog", "train", "pets"),
+    ]
     with pytest.raises(TrainingError, match="no data set, nor two usable examples of each of two classes"):
         open_training_data(ALONE, pets, some)
     data = open_training_data(ALONE, pets, [*some, handed.example(3, "dog", "validation", "pets")])
@@ -98,11 +101,10 @@ def test_a_weighted_score_is_that_of_repeated_images_with_a_wider_interval() -> 
 
 def pets(handed: Handed, count: int = 6) -> list[ExampleFile]:
     """Of each of two classes `count` to learn from and two to judge by."""
-    parts: tuple[ExamplePart, ...] = (*("train",) * count, "validation", "validation")
     return [
-        handed.example(100 * index + number, label, part, "pets")
+        handed.example(100 * index + number, label, "train" if number < count else "validation", "pets")
         for index, label in enumerate(("cat", "dog"))
-        for number, part in enumerate(parts)
+        for number in range(count + 2)
     ]
 
 
