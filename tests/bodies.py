@@ -380,6 +380,7 @@ BASES = s.BaseList(
             jobs=("job-2",),
         ),
     )
+)
 EXAMPLES = ExampleList(
     task="pets",
     examples=(
