@@ -91,7 +91,8 @@ def progress_line(job: JobView, left_s: float | None = None) -> str:
     """Where a job stands, in one line."""
     at = job.progress
     if job.state.value == "queued":
-        return "queued" + (f": {job.waiting}" if job.waiting else "")
+        why = job.waiting or at.phase
+        return "queued" + (f": {why}" if why else "")
     parts = [*_place(job), *_learned(job)]
     if at.plan is not None and not at.plan.paused and any(kind.value != "head" for kind in job.spec.kinds):
         parts.append(plan_words(at.plan))
