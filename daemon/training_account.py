@@ -12,6 +12,7 @@ from .api.training_schemas import DayUse, JobUse, TrainingUsage
 from .backlog import Backlog
 from .store import Store
 
+MEASURING = "measuring"  # stands in a job's place for what training costs were measured with, on request
 KEPT_DAYS = 400  # what a job used in all is told as long as its days are kept
 WRITE_EVERY_S = 10.0  # a daemon that is killed forgets at most so much of the slice in hand
 

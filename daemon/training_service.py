@@ -29,7 +29,7 @@ from .events import EventLog
 from .policy_service import PolicyService
 from .store import Store
 from .task_service import TaskService
-from .training_account import TrainingAccount
+from .training_account import MEASURING, TrainingAccount
 from .training_costs import TrainingCostBook
 from .training_curves import TrainingCurves
 from .training_examples import JobExamples
@@ -388,7 +388,8 @@ class TrainingService:
 
     def _weigh(self, job_id: str | None = None, ended: TrainingUse | None = None) -> None:
         """Account for what the worker has used since the last time, and for the slice that has `ended`."""
-        job_id = job_id or self._active
+        measured = MEASURING if self._measurements.in_hand is not None else None
+        job_id = job_id or self._active or measured
         used = self._meter.look(self._worker.pid) + (ended or TrainingUse())
         if job_id is not None and used != TrainingUse():
             self._account.add(job_id, used, write=ended is not None)
