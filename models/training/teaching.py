@@ -84,7 +84,7 @@ class Teaching:
     ) -> None:
         """`directories` are the job's own and that of the patches.
 
-        Raises DataSetError when the directory of unlabelled images cannot be read.
+        Raises DataSetError when the directory of unlabelled images cannot be read, or holds too few.
         """
         self._base, self._task, self._spec, self._labelled = base, task, spec, labelled
         self._directory, self._patches_dir = directories
@@ -92,15 +92,19 @@ class Teaching:
         self._answers: dict[tuple[str | None, int, str], RungAnswers] = {}
         self._record = _read(self._directory / RECORD)
         self._check: UnlabelledCheck | None = None
-        self._data: TrainingData | None = None
-        if self._record is not None:
-            self._data = self._parts(self._record)
-        elif spec.unlabelled is not None:
+        if self._record is None and spec.unlabelled is not None:
             self._check = UnlabelledCheck(Path(spec.unlabelled))
+        listed = () if self._check is None else self._check.listed
+        self._data = self._parts(listed if self._record is None else self._record.images)
 
     @property
-    def data(self) -> TrainingData | None:
-        """What the job trains and validates on, once it has begun."""
+    def begun(self) -> bool:
+        """Whether it is fixed what the job keeps to."""
+        return self._record is not None
+
+    @property
+    def data(self) -> TrainingData:
+        """What the job trains and validates on; until it has begun, with images that may turn out to be broken."""
         return self._data
 
     def begin(self, in_force: Mapping[int, Path | None], should_end: Callable[[], bool]) -> bool:
@@ -110,7 +114,7 @@ class Teaching:
 
         Raises DataSetError when too few images can be used, StateError when that cannot be kept.
         """
-        if self._data is not None:
+        if self.begun:
             return True
         if self._check is not None and not self._check.run(should_end):
             return False
@@ -119,7 +123,7 @@ class Teaching:
             RungInForce(resolution=side, file=None if file is None else str(file)) for side, file in in_force.items()
         )
         record = TeachingRecord(in_force=rungs, images=images)
-        data = self._parts(record)
+        data = self._parts(images)
         write_durably(self._directory / RECORD, record.model_dump_json().encode())
         self._record, self._data = record, data
         return True
@@ -129,10 +133,10 @@ class Teaching:
         """Which unlabelled images are left out, where there are such."""
         return None if self._check is None else self._check.note
 
-    def _parts(self, record: TeachingRecord) -> TrainingData:
+    def _parts(self, images: tuple[str, ...]) -> TrainingData:
         if self._spec.unlabelled is None:
             return self._labelled
-        return unlabelled_data(Path(self._spec.unlabelled), record.images, self._spec, self._labelled)
+        return unlabelled_data(Path(self._spec.unlabelled), images, self._spec, self._labelled)
 
     def prepare(self, made: Sequence[RungResult], should_end: Callable[[], bool]) -> Lesson | None:
         """The lesson of the next rung, after the job has `made` others; None when told to end before that.

@@ -63,7 +63,7 @@ class Trainer(SliceLoop[RungTraining]):
         self._teaching: Teaching | None = None
         if is_taught(spec, task):
             self._teaching = Teaching(base, task, spec, self._data, (checkpoint_dir, patches_dir))
-            self._use(self._teaching.data or self._data)
+            self._use(self._teaching.data)
         self._rival: Rival | None = None
 
     def _steps_of(self, spec: TrainSpec) -> int:
@@ -141,14 +141,14 @@ class Trainer(SliceLoop[RungTraining]):
 
     def _begin_taught(self, plan: TrainingPlan, ended: Stop, report: Report) -> bool:
         """Fix who teaches a job and on which images, when it begins; False when ended before that."""
-        if self._teaching is None or self._teaching.data is not None:
+        if self._teaching is None or self._teaching.begun:
             return True
         report(self.progress("checking images", plan))
         if not self._teaching.begin(self.in_force, ended):
             return False
         if self._teaching.note is not None:
             self._notes.append(self._teaching.note)
-        self._use(self._teaching.data or self._data)
+        self._use(self._teaching.data)
         return True
 
     def _save(self) -> None:

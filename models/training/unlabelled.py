@@ -35,7 +35,8 @@ class UnlabelledCheck:
     def __init__(self, directory: Path) -> None:
         """List the images. Raises DataSetError when the directory cannot be read."""
         self._directory = directory
-        self._unchecked = list(reversed(list_images(directory)))
+        self.listed = list_images(directory)
+        self._unchecked = list(reversed(self.listed))
         self._usable: list[str] = []
         self._broken: list[str] = []
 

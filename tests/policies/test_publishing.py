@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from patchd.policies.publishing import Standing, judged
-from patchd.policies.task import Evaluation, PatchKind, PatchMetadata, Preprocessing, TrainingRecord
+from patchd.policies.task import Evaluation, Measure, PatchKind, PatchMetadata, Preprocessing, TrainingRecord
 
 SAME, OTHER = "a" * 64, "b" * 64
 
@@ -60,3 +60,15 @@ def test_a_score_of_a_patch_that_is_no_longer_in_force_counts_for_nothing() -> N
 def test_a_patch_worse_than_the_bare_base_does_not_take_its_place() -> None:
     assert not judged("new", patch(0.7), Standing(), score(0.75), None).better
     assert judged("new", patch(0.8), Standing(), score(0.75), None).better
+
+
+def test_agreement_with_a_teacher_is_compared_on_the_same_images_or_not_at_all() -> None:
+    made = patch(0.9)
+    assert made.training is not None
+    agreeing = score(0.9).model_copy(update={"measure": Measure.AGREEMENT})
+    made = made.model_copy(update={"training": made.training.model_copy(update={"validation": agreeing})})
+    assert judged("new", made, STANDING, score(0.85), "old").better
+    assert "agreement with the teacher 0.900 against 0.850" in judged("new", made, STANDING, score(0.85), "old").note
+    assert not judged("new", made, STANDING, score(0.95), "old").better
+    assert not judged("new", made, STANDING).better  # 0.8 of the one in force is accuracy
+    assert judged("new", made, Standing(), score(0.8), None).better
