@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ..policies.base_name import packaged
 from ..policies.base_version import sides_on
-from ..policies.task import JobProgress, JobState, PatchKind, TaskSpec, TrainSpec
+from ..policies.task import JobProgress, JobState, PatchKind, TaskSpec, Teacher, TrainSpec
 from ..policies.training_costs import JobOutline
 from .api.schemas import JobView
 from .training_records import JobFacts
@@ -22,6 +22,8 @@ def outline(job: JobView, task: TaskSpec, facts: JobFacts | None) -> JobOutline:
     in_hand = at.resolution if at.step > 0 and at.resolution in left and job.state is not JobState.DONE else None
     if spec.together:  # all at once: planned as if all of them were of the dearest resolution
         left = (max(spec.resolutions),)
+    elif spec.teacher is not Teacher.NONE:  # in the job's own order: what teaches the others comes before them
+        left = left[:1]
     return _outlined(job.id, spec, task, facts, left, in_hand, at)
 
 
