@@ -394,10 +394,12 @@ class JobPrices:
         if run.micro_batch is not None:
             answered = min(answered, EVALUATION_FACTOR * run.micro_batch)
         ready = run.keep_features and self._is_made(price, run.resolution)
-        forward = max(0 if ready else price.frozen_image_bytes, price.upper_image_bytes)
+        whole = max(price.frozen_image_bytes, price.upper_image_bytes)
+        stepped = price.upper_image_bytes if run.keep_features else whole
         images = max(
-            micro * (KEPT_FACTOR * price.kept_image_bytes + SCRATCH_FACTOR * forward),
-            max(answered, micro) * FORWARD_FACTOR * forward,
+            micro * (KEPT_FACTOR * price.kept_image_bytes + SCRATCH_FACTOR * stepped),
+            micro * FORWARD_FACTOR * stepped,
+            answered * FORWARD_FACTOR * (price.upper_image_bytes if ready else whole),
         )
         return round(self.prices.costs.step.workspace_bytes + price.state_bytes + images)
 
