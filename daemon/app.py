@@ -144,7 +144,7 @@ class Daemon:
             self.policies,
             self.tasks,
             recent,
-            lambda image: self.inference.worker.check_image(image, config.max_image_pixels),
+            self.inference.check_image,
         )
         self.training = TrainingService(
             self.store,

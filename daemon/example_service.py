@@ -22,7 +22,7 @@ from .sockets import Caller
 from .task_service import TaskService
 
 DAY_S = 86_400.0
-CheckImage = Callable[[bytes], Awaitable[None]]
+CheckImage = Callable[[str, bytes, str], Awaitable[None]]  # task, image, client
 
 
 class ExampleService:
@@ -88,7 +88,7 @@ class ExampleService:
                 hint="Send a smaller image (examples.most_bytes of the policy).",
             )
         digest = hashlib.sha256(image).hexdigest()
-        await self._check_image(image)
+        await self._check_image(task, image, caller.client)
         async with self._writing:
             uid = self._check_allowed(task, label, caller)  # much may have changed while it was decoded
             before = self._store.same_image(task, uid, digest)

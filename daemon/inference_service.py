@@ -7,8 +7,8 @@ import math
 import statistics
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -158,17 +158,31 @@ class InferenceService:
         UnavailableError.
         """
         began = time.perf_counter()
-        if self._stopping:
-            raise UnavailableError("patchd is stopping.", retry_after_s=5.0)
         spec = self._tasks.task(task)
         self._tasks.ladder(task, wish.base)  # a request that no rung can answer has no place in the queue
-        self._admit(task, wish.client)
-        self._held[wish.client] += 1
-        try:
+        with self._in_queue(task, wish.client):
             async with within(wish.deadline_ms):
                 return await self._infer(spec, given, wish, began)
+
+    async def check_image(self, task: str, image: bytes, client: str) -> None:
+        """Decode an image that is handed over for a task, in the worker and within its queue.
+
+        Raises BadInputError, TooLargeError, BusyError, WorkerCrashedError or UnavailableError.
+        """
+        with self._in_queue(task, client):
+            await self.worker.check_image(image, self._max_pixels)
+
+    @contextmanager
+    def _in_queue(self, task: str, client: str) -> Iterator[None]:
+        """A place among the requests in flight. Raises BusyError, or UnavailableError while stopping."""
+        if self._stopping:
+            raise UnavailableError("patchd is stopping.", retry_after_s=5.0)
+        self._admit(task, client)
+        self._held[client] += 1
+        try:
+            yield
         finally:
-            self._held[wish.client] -= 1
+            self._held[client] -= 1
             self._held += Counter()  # forgets clients that hold nothing
             self.worker.last_used_s = time.monotonic()
 

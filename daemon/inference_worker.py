@@ -86,7 +86,6 @@ class InferenceWorker:
     async def check_image(self, image: bytes, max_pixels: int) -> None:
         """Have the worker decode an image. Raises BadInputError or TooLargeError where a prediction would."""
         await asyncio.shield(self._started(time.perf_counter()))
-        self.last_used_s = time.monotonic()
         await self.call(CheckImage(id=self.new_id(), max_pixels=max_pixels), image)
 
     # costs
