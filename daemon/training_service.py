@@ -354,6 +354,7 @@ class TrainingService:
                 self._expected_exit = False
                 await self._worker.start(self._threads)
                 self._active = None
+            self._yielding = False
             self._worker.send(asked)
             self._measurements.begin(asked)
         except PatchdError as error:

@@ -44,6 +44,7 @@ class Measuring:
         if costs is None:
             return None
         self._profiling = self._of = None
+        costs = costs.model_copy(update={"base": message.base})  # measured on a version of it, perhaps
         measured = MeasuredTraining(torch=torch_version(), processor=processor(), costs=costs)
         return TrainingMeasured(measured=measured, seconds=time.monotonic() - began)
 
