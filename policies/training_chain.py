@@ -16,7 +16,10 @@ from .task import PatchKind, only_statistics
 from .training_costs import AddedLayer, JobOutline, TensorCost, TensorKind
 from .training_prices import Prices, Site, Trained, sites
 
-# What "auto" means. Patch first keeps the base's bits, so that every task can share them.
+# What "auto" means. At equal cost (0.4, 0.6, 0.75, 0.85) downwards and sparse reached 92.1, 92.5, 91.7, 92.9 and 92.1,
+# 91.2, 93.3, 90.0 % top-1, patch first 89.6, 91.2, 92.5, 92.5 %: no difference beyond what 240 test images can tell
+# (1.7 points standard error; flowers12, 400 images, 96 px, 4 epochs, one seed; benchmarks/sparse.py). Patch first
+# keeps the base's bits, so that every task can share them and patches stay small.
 AUTO = UnfreezeOrder.PATCH_FIRST
 
 NORM = frozenset({TensorKind.SCALE, TensorKind.BIAS})
