@@ -82,7 +82,7 @@ def waiting(daemon: RunningDaemon, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_a_job_waits_and_every_place_says_for_what(daemon: RunningDaemon, waiting: JobView) -> None:
     assert waiting.state is JobState.QUEUED
     for words in ("is outside the policy's windows", "the next opens", "this machine does not tell (no user.idle_s)"):
-        assert words in waiting.waiting
+        assert words in str(waiting.waiting)
         for command in (("status",), ("explain",), ("train", "show", waiting.id), ("train", "list")):
             assert words in patchctl(daemon, *command), (command, words)
     assert "so it is on mains" in patchctl(daemon, "explain")
@@ -117,7 +117,7 @@ def test_it_trains_once_the_policy_lets_it_and_what_it_used_is_kept(
     assert daemon.client.training_usage().use == used
     assert daemon.client.curve(done.id).points == curve
     daemon.client.use_policy(path=policy(tmp_path, "spent", "max_minutes_per_day = 0.001"))
-    assert "of the 0.001 processor minutes of this day" in daemon.client.submit(HEAD).waiting
+    assert "of the 0.001 processor minutes of this day" in str(daemon.client.submit(HEAD).waiting)
     daemon.client.change_job(daemon.client.jobs().jobs[-1].id, "cancel")
 
 

@@ -87,7 +87,9 @@ def test_an_hour_that_comes_twice_opens_twice() -> None:
     windows = windows_of(("02:15-02:30",))
     found = [at("2026-10-25T01:00")]
     for _ in range(5):
-        found.append(next_change(windows, found[-1]))
+        change = next_change(windows, found[-1])
+        assert change is not None
+        found.append(change)
     assert [f"{moment:%d %H:%M %Z}" for moment in found[1:]] == [
         "25 02:15 CEST",
         "25 02:30 CEST",
