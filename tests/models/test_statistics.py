@@ -33,7 +33,7 @@ def estimate(network: nn.Module, images: Tensor, directory: Path, momentum: floa
 def test_the_first_layers_statistics_are_those_of_its_inputs(images: Tensor, tmp_path: Path) -> None:
     network = networks.make("efficientnet_lite")
     found = estimate(network, images, tmp_path)
-    seen = network.stem.conv(images).transpose(0, 1).flatten(1)
+    seen = network.get_submodule("stem.conv")(images).transpose(0, 1).flatten(1)
     assert torch.allclose(found["stem.norm.running_mean"], seen.mean(1), atol=1e-4)
     assert torch.allclose(found["stem.norm.running_var"], seen.var(1), rtol=2e-2)  # the mean over batches, not of all
 

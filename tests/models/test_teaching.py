@@ -162,7 +162,7 @@ def test_an_ensembles_probabilities_are_the_mean_over_its_members() -> None:
     assert torch.allclose(mean_probabilities([one, other], 2.0), expected)
 
 
-WAYS = {
+WAYS: dict[str, dict[str, object]] = {
     "full": {"teacher": Teacher.FULL},
     "ensemble": {"teacher": Teacher.ENSEMBLE, "resolutions": (FULL, LOW)},
     "statistics": {"kinds": (K.SCALE_BIAS, K.STATISTICS, K.HEAD), "teacher": Teacher.FULL},
