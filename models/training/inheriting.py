@@ -14,6 +14,8 @@ from ..bases import Base
 from ..patches import Kind, make_kinds
 from .answers import patch_of
 
+RATE = 5e-4  # a tenth of the usual one of scales and biases: such a rung begins as one that is trained
+
 
 @dataclass(frozen=True, slots=True)
 class Heritage:

@@ -12,10 +12,11 @@ from ...policies.decision import TrainingPlan
 from ...policies.errors import StateError
 from ...policies.examples import ExampleFile
 from ...policies.task import Evaluation, JobProgress, Measure, Precision, TaskSpec, Teacher, TrainSpec, only_statistics
-from ...policies.teaching import is_taught
+from ...policies.teaching import inherits, is_taught
 from ..bases import Base
 from .checkpoint import Checkpoint, Finished, Position, save_checkpoint
 from .data import TrainingData, open_training_data
+from .inheriting import RATE
 from .loop import Report, SliceLoop
 from .metering import UseMeter
 from .opening import RungOpening
@@ -47,6 +48,8 @@ class Trainer(SliceLoop[RungTraining]):
         """
         if only_statistics(spec.kinds):
             spec = spec.model_copy(update={"epochs": 1})
+        if inherits(spec, task) and spec.learning_rate is None:
+            spec = spec.model_copy(update={"learning_rate": RATE})
         self._task, self._data = task, open_training_data(task, spec, examples)
         super().__init__(
             base,
