@@ -99,6 +99,7 @@ class TrainingService:
         self._untold = False  # a finished rung could not be registered; the worker tells it again when it starts
         self._active: str | None = None
         self._slice_plan: TrainingPlan | None = None
+        self._slice_terms = self._terms()
         self._slice_threads = threads
         self._threads_wrong = 0
         self._yielding = False
@@ -259,7 +260,8 @@ class TrainingService:
             if self._measurements.asked is not None:
                 self._yield(self._active)
             self._threads_wrong = self._threads_wrong + 1 if self._threads_now() != self._slice_threads else 0
-            replanned = plan.as_run != self._slice_plan.as_run
+            # What the slice itself brought about, features that are there now, changes the plan at its end alone.
+            replanned = plan.as_run != self._slice_plan.as_run and self._terms() != self._slice_terms
             if plan.paused or replanned or self._threads_wrong >= THREADS_WRONG_TURNS or self._outdated():
                 self._yield(self._active)
             return
@@ -320,7 +322,7 @@ class TrainingService:
             self._measurements.begin(request)
             self._tell_phase(job.id)
             return
-        self._slice_plan = plan
+        self._slice_plan, self._slice_terms = plan, self._terms()
         training = self._policies.policy.training
         self._worker.send(
             RunSlice(
@@ -334,6 +336,12 @@ class TrainingService:
         if self._jobs[job.id].state is JobState.QUEUED:
             self._update(self._jobs[job.id], state=JobState.RUNNING)
             self._events.emit("job.started", f"Job {job.id} trains.", job=job.id, reach=plan.reach)
+
+    def _terms(self) -> tuple[object, ...]:
+        """What a slice runs under that is not of its own making: it ends before its time only when these change."""
+        decision = self._deciding.current
+        caps = None if decision is None else (decision.training.value, decision.plan.memory_bytes)
+        return self._policies.state.sha256, caps
 
     def _to_measure(self, job: JobView, threads: int) -> Request | None:
         """What has to be known of a job's base before its next slice."""
