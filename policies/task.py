@@ -310,6 +310,9 @@ class TrainSpec(Frozen):
             raise ValueError("The tasks of a job are each named once.")
         if self.together and self.precision is not Precision.F32:
             raise ValueError("Several tasks are trained together in f32 alone.")
+        taught = self.teacher is not Teacher.NONE or self.unlabelled is not None
+        if self.together and (taught or PatchKind.STATISTICS in self.kinds):
+            raise ValueError("Tasks that are trained together have no teacher, need labels, and keep their statistics.")
         return self
 
     @property

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from patchd.policies.labels import imagenet_labels
 from patchd.policies.task import Evaluation, PatchKind, RungResult, TaskSpec, Teacher, TrainSpec
 from patchd.policies.teaching import RungInForce, inherits, is_taught, teachers, with_made
+from pydantic import ValidationError
 
 TASK = TaskSpec(name="t", labels=("a", "b"), resolutions=(224, 128, 96))
 BUILT_IN = TaskSpec(name="imagenet", labels=imagenet_labels(), resolutions=(224, 128))
@@ -71,3 +73,9 @@ def test_rungs_begin_as_the_full_resolution_without_labels_or_where_they_learn_n
     assert not inherits(headless, BUILT_IN)
     assert inherits(SPEC.model_copy(update={"unlabelled": "/images"}), TASK)
     assert is_taught(SPEC.model_copy(update={"teacher": Teacher.ENSEMBLE}), TASK)
+
+
+@pytest.mark.parametrize("changes", [{"teacher": "full"}, {"unlabelled": "/images"}, {"kinds": ["statistics", "head"]}])
+def test_tasks_that_are_trained_together_are_not_taught(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="Tasks that are trained together have no teacher"):
+        TrainSpec.model_validate({"task": "a", "together": ["b"], **changes})
