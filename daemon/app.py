@@ -40,6 +40,7 @@ from .export_service import ExportService
 from .inference_service import InferenceService
 from .loopback import bound_at
 from .monitor.energy import EnergyReader
+from .monitor.kills import KernelKills
 from .monitor.monitor import Monitor
 from .personalising_service import PersonalisingService
 from .policy_service import PolicyService
@@ -156,6 +157,7 @@ class Daemon:
             self.curves,
             TrainingMeter(EnergyReader(config.proc_root, config.sys_root)),
             JobExamples(stored_examples, self.examples),
+            KernelKills(config.proc_root, config.sys_root),
             threads,
             config.measure_training_s,
         )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..policies.base_name import packaged
+from ..policies.decision import TrainingPlan
 from ..policies.policy import Policy
 from ..policies.snapshot import Snapshot
 from ..policies.training_corrections import PlanUse
-from ..policies.training_costs import JobOutline, TrainingSituation
-from ..policies.training_limits import TrainingRoom, room
+from ..policies.training_costs import JobOutline, PlanLimits, TrainingSituation
+from ..policies.training_limits import TrainingRoom, lowered, room
+from ..policies.training_plan import plan_training
 from .api.schemas import JobView
 from .backlog import Backlog
 from .store import Store
@@ -27,6 +29,7 @@ class TrainingOutlook:
         self._notes = store.job_notes()
         self._unsaved: Backlog[str] = Backlog(lambda job_id: store.put_job_notes(job_id, self._notes[job_id]))
         self._room: TrainingRoom | None = None
+        self._last_threads = 1
         self._last: TrainingSituation | None = None
 
     def notes(self, job_id: str) -> JobNotes:
@@ -75,12 +78,32 @@ class TrainingOutlook:
             return usual_job(spec for spec, _ in self._tasks.tasks.values())
         return outline(job, self._tasks.task(job.spec.task), self.notes(job.id).facts)
 
+    def lower(self, job: JobView, plan: TrainingPlan) -> int | None:
+        """Memory ran out under `plan`: cap what the job's steps take. The cap in bytes comes back.
+
+        None where it was the smallest plan that was running: then nothing changes.
+        """
+        outlined = self.outline(job)
+        costs = self._costs.costs(outlined.base, self._last_threads)
+        limits = PlanLimits(disk_bytes=0 if self._room is None else self._room.disk_bytes)
+        for cap in lowered(plan, self.notes(job.id).memory_cap_bytes):
+            capped = limits.model_copy(update={"memory_bytes": cap})
+            if not plan_training(1.0, costs, outlined, capped).plan.paused:
+                self._put(job.id, memory_cap_bytes=cap)
+                return cap
+        return None
+
     def situation(self, job: JobView | None, threads: int, snapshot: Snapshot, policy: Policy) -> TrainingSituation:
         """What a plan depends on beside the allocation."""
         outlined = self.outline(job)
+        self._last_threads = threads
         costs = self._costs.costs(outlined.base, threads)
         self._room = room(policy.training, snapshot, outlined.kept_bytes, self._room)
+        limits = self._room.limits
+        cap = None if job is None else self.notes(job.id).memory_cap_bytes
+        if cap is not None and (limits.memory_bytes is None or cap < limits.memory_bytes):
+            limits = limits.model_copy(update={"memory_bytes": cap})
         last = self._last
-        if last is None or last.costs is not costs or last.job != outlined or last.limits != self._room.limits:
-            self._last = last = TrainingSituation(costs=costs, job=outlined, limits=self._room.limits)
+        if last is None or last.costs is not costs or last.job != outlined or last.limits != limits:
+            self._last = last = TrainingSituation(costs=costs, job=outlined, limits=limits)
         return last

@@ -74,6 +74,7 @@ class JobNotes(Frozen):
 
     facts: JobFacts | None = None
     plans_run: tuple[PlanReport, ...] = ()
+    memory_cap_bytes: int | None = Field(None, description="of a step, learned when memory ran out")
 
 
 @cache

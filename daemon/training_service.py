@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ from .api.schemas import JobView, TrainingProfile, WorkerStatus
 from .backlog import Backlog
 from .deciding import DecisionService
 from .events import EventLog
+from .monitor.kills import KernelKills
 from .policy_service import PolicyService
 from .store import Store
 from .task_service import TaskService
@@ -46,6 +48,7 @@ from .workers.protocol import (
     JobFailed,
     Message,
     Note,
+    OutOfMemory,
     Progress,
     RungDone,
     RunSlice,
@@ -78,13 +81,14 @@ class TrainingService:
         curves: TrainingCurves,
         meter: TrainingMeter,
         examples: JobExamples,
+        kills: KernelKills,
         threads: int,
         measure_s: float,
     ) -> None:
         """The plan is decided for the job in hand, or the next one: `deciding` asks for it from now on."""
         self._store, self._events, self._tasks = store, events, tasks
         self._deciding, self._policies, self._threads = deciding, policies, threads
-        self._account, self._meter = account, meter
+        self._kills = kills
         self._costs = TrainingCostBook(store)
         self._outlook = TrainingOutlook(store, tasks, self._costs)
         self._measurements = Measurements(self._costs, events, deciding.refresh, measure_s)
@@ -155,6 +159,7 @@ class TrainingService:
             "waiting": self._waiting_for(job),
             "use": self._account.of_job(job_id),
             "plans_run": self._outlook.notes(job_id).plans_run,
+            "memory_cap_bytes": self._outlook.notes(job_id).memory_cap_bytes,
         }
         if decision is not None and decision.plan.job == job_id and job.state not in FINAL:
             told["plan"] = decision.plan
@@ -297,6 +302,7 @@ class TrainingService:
         if not self._worker.running:
             checkpoint = self._checkpoint_dir(job.id)
             self._expected_exit = self._untold = False
+            self._kills.begin()
             await self._worker.start(self._threads)
             if self._stopping or self._jobs[job.id].state not in RUNNABLE:  # paused or cancelled meanwhile
                 return
@@ -505,11 +511,11 @@ class TrainingService:
                 self._delay(job, message.message, STORAGE_PAUSE_S)
             case JobFailed() if self._examples.changed(job):  # an image that was deleted under its hands, perhaps
                 self._slice_plan = None
+            case OutOfMemory():
+                self._out_of_memory(job, message.message)
             case JobFailed():
                 self._slice_plan = None
-                self._update(job, state=JobState.FAILED, error=message.message)
-                self._events.emit("job.failed", f"Job {job.id} failed: {message.message}", level="error", job=job.id)
-                self._forget(job.id)
+                self._fail(job, message.message)
             case _:
                 pass
 
@@ -556,8 +562,39 @@ class TrainingService:
             self._update(self._jobs[job.id])
             self._forget(job.id)
 
+    def _out_of_memory(self, job: JobView, why: str) -> None:
+        if job.state not in FINAL and not self._lower(job, why):
+            self._fail(job, f"There is not enough memory for the smallest step: {why}.")
+        self._slice_plan, self._active, self._expected_exit = None, None, True  # this worker ends
+
+    def _fail(self, job: JobView, sentence: str) -> None:
+        self._update(job, state=JobState.FAILED, error=sentence)
+        self._events.emit("job.failed", f"Job {job.id} failed: {sentence}", level="error", job=job.id)
+        self._forget(job.id)
+
+    def _lower(self, job: JobView, why: str) -> bool:
+        """Memory ran out in the slice in hand: the job goes on with less, in the next worker; False when it cannot."""
+        plan = self._slice_plan or self._plan()
+        cap = self._outlook.lower(job, plan)
+        if cap is None:
+            return False
+        self._slice_plan, self._expected_exit = None, True
+        self._events.emit(
+            "job.lowered",
+            f"Memory ran out in job {job.id} ({why}): its steps take at most {cap >> 20} MiB from now on.",
+            level="warning",
+            job=job.id,
+            memory_cap_bytes=cap,
+        )
+        self._deciding.refresh()
+        return True
+
     def _on_exit(self, code: int) -> None:
         job = self._jobs.get(self._active or "")
+        trained = job is not None and self._slice_plan is not None and job.state not in FINAL
+        killed = trained and code == -signal.SIGKILL and not self._expected_exit
+        if job is not None and killed and self._kills.since(self._deciding.snapshot):
+            self._lower(job, "the training worker was killed")
         was_training, self._slice_plan, self._active = self._slice_plan is not None, None, None
         self._measurements.lost()
         if self._expected_exit or job is None:
@@ -574,19 +611,15 @@ class TrainingService:
         if job.state in FINAL:
             self._forget(job.id)
         elif was_training and self._crashes >= CRASHES_BEFORE_FAILURE:
-            sentence = f"The training worker died {self._crashes} times in a row (last exit status {code})."
-            self._update(job, state=JobState.FAILED, error=sentence)
-            self._events.emit("job.failed", f"Job {job.id} failed: {sentence}", level="error", job=job.id)
+            self._fail(job, f"The training worker died {self._crashes} times in a row (last exit status {code}).")
 
     def _forget(self, job_id: str) -> None:
         self._outlook.forget(job_id)
+        shutil.rmtree(Path(self._store.jobs_dir / job_id), ignore_errors=True)
 
     def forget_choices(self) -> None:
         """Forget which examples the jobs that have ended were started with. Raises StateError."""
         self._examples.forget([job.id for job in self._jobs.values() if job.state not in FINAL])
-
-    def _forget_checkpoint(self, job_id: str) -> None:
-        shutil.rmtree(Path(self._store.jobs_dir / job_id), ignore_errors=True)
 
     def _open(self, job_id: str) -> JobView:
         job = self.job(job_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from .decision import TrainingPlan
 from .policy import Training
 from .snapshot import Frozen, Snapshot
 from .training_costs import PlanLimits
@@ -11,6 +12,8 @@ from .training_costs import PlanLimits
 STEP = 1.25  # between two caps: a plan changes when memory does, not with every page
 WORKER_BYTES = 420 << 20  # a training worker with torch, a base and decoded images, before its first step
 DISK_RESERVE_BYTES = 512 << 20  # always left free beside the state
+LOWERINGS = (0.6, 0.75, 0.9)  # of what a step was to take when memory ran out
+FIRST_CAP_BYTES = 512 << 20  # where nothing had been predicted
 _MIB = 1 << 20
 
 
@@ -56,6 +59,15 @@ def room(policy: Training, snapshot: Snapshot | None, kept_bytes: int, before: T
         memory_bytes=int(min(caps)) if caps else None,
         disk_bytes=min(quota, disk),
     )
+
+
+def lowered(plan: TrainingPlan, cap: int | None) -> tuple[int, ...]:
+    """Caps on a step's memory after it ran out under `plan`, bytes: the first with a plan within it is to be taken.
+
+    `cap` is the one so far. Whatever made the prediction wrong, or memory short, the next plan has to be smaller.
+    """
+    known = [value for value in (plan.memory_bytes, cap) if value is not None]
+    return tuple(int(share * min(known, default=FIRST_CAP_BYTES)) for share in LOWERINGS)
 
 
 def held(value: int, before: int | None) -> int:

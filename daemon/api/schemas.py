@@ -255,6 +255,7 @@ class JobView(Frozen):
     )
     plans_run: tuple[PlanReport, ...] = Field((), description="what its plans took beside what was predicted")
     examples: int | None = Field(None, description="handed-over images that it was started with; absent: not started")
+    memory_cap_bytes: int | None = Field(None, description="of its steps, since memory ran out in one")
 
 
 class JobList(Frozen):

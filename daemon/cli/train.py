@@ -347,6 +347,8 @@ def job_text(job: JobView) -> str:
         pairs.append(("examples", f"{job.examples} that applications had handed over when it first started"))
     if job.progress.loss is not None:
         pairs.append(("loss", f"{job.progress.loss:.4f}"))
+    if job.memory_cap_bytes is not None:
+        pairs.append(("memory", f"at most {render.bytes_(job.memory_cap_bytes)} a step, since it ran out"))
     if job.waiting:
         pairs.append(("waiting", job.waiting))
     if job.error:

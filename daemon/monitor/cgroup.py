@@ -90,6 +90,10 @@ class Cgroup:
                 cache = _stat(directory / "memory.stat", "total_inactive_file") or 0
                 yield MemoryLimit(limit, max(0, used - cache), "cgroup-v1")
 
+    def oom_kills(self) -> int | None:
+        """Processes of this group and those below that the kernel killed for want of memory; None without v2."""
+        return _stat(self._v2[0] / "memory.events", "oom_kill") if self._v2 else None
+
 
 def _own_paths(file: Path) -> dict[str, str]:
     """Controller to path in its hierarchy, from /proc/self/cgroup; '' is the unified hierarchy."""

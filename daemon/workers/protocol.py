@@ -391,6 +391,13 @@ class SliceFailed(Frozen):
     message: str
 
 
+class OutOfMemory(Frozen):
+    """Memory ran out in a step. The process ends, and its next one goes on from the last checkpoint."""
+
+    type: Literal["out_of_memory"] = "out_of_memory"
+    message: str
+
+
 class JobFailed(Frozen):
     """The job cannot go on."""
 
@@ -427,6 +434,7 @@ Message = Annotated[
     | SliceDone
     | JobDone
     | SliceFailed
+    | OutOfMemory
     | JobFailed
     | MeasureTraining
     | MeasureImportance

@@ -20,6 +20,7 @@ from ...models.bases import Base, load_base
 from ...models.training import SharedTrainer, Trainer
 from ...models.training.augmentation import augmentation_of
 from ...models.training.checkpoint import Finished
+from ...models.training.memory import exhausted_words, is_exhausted
 from ...models.training.outline import added_layers
 from ...policies.base_name import packaged
 from ...policies.errors import PatchdError, StateError
@@ -34,6 +35,7 @@ from .protocol import (
     JobFailed,
     MemberDone,
     Note,
+    OutOfMemory,
     Progress,
     Ready,
     RungDone,
@@ -79,7 +81,11 @@ class TrainingWorker:
             except PatchdError as error:
                 self._channel.send(JobFailed(code=error.code, message=str(error)))
             except (MemoryError, RuntimeError) as error:
-                # torch reports exhausted memory as a RuntimeError
+                if is_exhausted(error):
+                    # What half a step has left in memory is worth nothing: the next process begins with the checkpoint.
+                    self._trainer = None
+                    self._channel.send(OutOfMemory(message=exhausted_words(error)))
+                    return
                 self._channel.send(JobFailed(code="training_failed", message=f"Training stopped: {error}"))
 
     def _start(self, message: StartJob) -> None:

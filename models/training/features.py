@@ -20,6 +20,7 @@ from ...policies.snapshot import Frozen
 from ..durable import write_durably
 
 ITEM_BYTES = 4  # float32
+MAPPED_BYTES = 32 << 20  # a larger file does not stay mapped: it would count as memory that the process takes
 _PREFIX, _ROWS, _RECORD = "features-", ".f32", ".json"
 
 
@@ -93,7 +94,8 @@ class KeptFeatures:
     def chosen(self, indices: Tensor) -> Tensor:
         """A copy of the rows `indices` (int64 [n])."""
         rows = self._rows[indices]
-        self._map.madvise(mmap.MADV_DONTNEED)  # they stay in the page cache, and count no more as this process's
+        if self._record.bytes > MAPPED_BYTES:
+            self._map.madvise(mmap.MADV_DONTNEED)  # they stay in the page cache, and count no more as this process's
         return rows
 
     def between(self, start: int, end: int) -> Tensor:

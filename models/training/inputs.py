@@ -93,6 +93,7 @@ class StepOrder:
         self._count, self._spec, self._resolution = count, spec, resolution
         self.per_epoch = max(1, math.ceil(count / spec.batch_size))
         self.total = spec.epochs * self.per_epoch
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def size(self, number: int) -> int:
         """How many images step `number` takes: the last of an epoch may take fewer."""
@@ -101,8 +102,9 @@ class StepOrder:
     def batch(self, number: int) -> tuple[int, Tensor]:
         """The epoch of step `number`, and the images that it takes, int64 [n]."""
         epoch, index = divmod(number, self.per_epoch)
-        order = permutation(self._count, self._spec.seed, self._resolution, epoch)
-        return epoch, order[index * self._spec.batch_size : (index + 1) * self._spec.batch_size]
+        if self._epoch != epoch:
+            self._epoch, self._order = epoch, permutation(self._count, self._spec.seed, self._resolution, epoch)
+        return epoch, self._order[index * self._spec.batch_size : (index + 1) * self._spec.batch_size]
 
 
 class PartInputs:

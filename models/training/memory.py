@@ -8,11 +8,25 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _PEAK_RESET = "5"
+_ASKED = re.compile(r"tried to allocate (\d+) bytes")
+_EXHAUSTED = (  # in lower case
+    "can't allocate memory",  # c10's allocator
+    "cannot allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+    "could not create a memory",  # oneDNN
+    "could not create a primitive",
+    "failed to allocate",
+)
 
 
 class MemoryPeak:
@@ -52,6 +66,20 @@ def give_back_free() -> None:
     gc.collect()
     with suppress(OSError, AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether an error says that memory has run out: torch and oneDNN report it as a RuntimeError, in many words."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _EXHAUSTED)
+
+
+def exhausted_words(error: BaseException) -> str:
+    """What `error` says of memory that has run out, in a clause."""
+    if asked := _ASKED.search(str(error)):
+        return f"{int(asked[1]) >> 20} MiB more could not be had"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _status(field: str) -> int | None:

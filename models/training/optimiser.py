@@ -46,11 +46,15 @@ class NamedAdam:
     def add(self, name: str, parameter: nn.Parameter, rate: float) -> None:
         """Take a parameter in; those that are in keep their state."""
         self._parameters[name] = parameter
-        group = {"params": [parameter], "lr": rate, "base_lr": rate}
         if self._adam is None:
-            self._adam = torch.optim.Adam([group], foreach=False)
-        else:
-            self._adam.add_param_group(group)
+            self._adam = torch.optim.Adam([{"params": [parameter], "lr": rate, "base_lr": rate}], foreach=False)
+            return
+        # One group for each rate: a group for each parameter would cost more than all else in a step of the head.
+        for group in self._adam.param_groups:
+            if group["base_lr"] == rate:
+                group["params"].append(parameter)
+                return
+        self._adam.add_param_group({"params": [parameter], "lr": rate, "base_lr": rate})
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over parameters and state as `state` gave them; what is not there stays as it is."""

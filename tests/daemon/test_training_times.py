@@ -56,6 +56,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, tints: TaskCreate) -> Itera
     folder = tmp_path_factory.mktemp("times")
     config = folder / "config.toml"
     config.write_text(
+        "measure_training_s = 0\n"
         f'dev_root = "{folder / "dev"}"\nproc_root = "{folder / "proc"}"\nsys_root = "{folder / "sys"}"\n'
         "measure_training_s = 0\n"
     )
