@@ -614,6 +614,7 @@ class TrainingService:
             self._fail(job, f"The training worker died {self._crashes} times in a row (last exit status {code}).")
 
     def _forget(self, job_id: str) -> None:
+        """Remove what is kept for going on with a job: its checkpoint, and what the planner knew of it."""
         self._outlook.forget(job_id)
         shutil.rmtree(Path(self._store.jobs_dir / job_id), ignore_errors=True)
 
