@@ -343,6 +343,18 @@ class JobPrices:
             (seen.resolution, seen.lean, seen.keep_features): (seen.time, seen.memory)
             for seen in prices.costs.corrections
         }
+        self._full_ms *= self._full_factor()
+
+    def _full_factor(self) -> float:
+        """Factor on full fine-tuning, which all costs are shares of: what its own way of running has shown.
+
+        Where it has not run, a device that has become faster is faster at it too: else plans would take more than
+        their share. One that has become slower need not be: that may be an error of the ways that ran, and counts.
+        """
+        way = Run(self.job.full_resolution)
+        known = (way.resolution, way.lean, way.keep_features) in self._factors
+        factor = self._correction(way)[0]
+        return factor if known else min(1.0, factor)
 
     def _full_price(self) -> StepPrice:
         return self.prices.price(full(self.prices), self.job.full_resolution, self.job.classes)

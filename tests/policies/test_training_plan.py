@@ -14,7 +14,7 @@ from patchd.policies.training_costs import Correction, JobOutline, PlanLimits, T
 from patchd.policies.training_defaults import default_costs
 from patchd.policies.training_interpolation import interpolated
 from patchd.policies.training_plan import EVERYWHERE, HEAD_ONLY, Plans, plan_training
-from patchd.policies.training_prices import JobPrices, Prices, Run
+from patchd.policies.training_prices import JobPrices, Prices, Run, full
 from training_costs import SIDES, UNITS, costs
 
 COSTS = costs()
@@ -216,10 +216,27 @@ def test_costs_between_resolutions_lie_between_theirs_and_beyond_them_grow_with_
     assert beyond.frozen_call_ms == largest.frozen_call_ms
 
 
+def test_full_fine_tuning_costs_all_of_an_allocation_whatever_its_slices_have_shown() -> None:
+    for factor in (0.6, 1.0, 1.7):
+        seen = (Correction(resolution=224, time=factor),)
+        prices = JobPrices(Prices(COSTS.model_copy(update={"corrections": seen})), JobOutline())
+        assert prices.predict(full(prices.prices), Run(224)).cost == pytest.approx(1.0)
+
+
+def test_a_device_that_has_become_faster_affords_no_larger_share() -> None:
+    fast = COSTS.model_copy(update={"corrections": (Correction(resolution=224, keep_features=True, time=0.7),)})
+    job, limits = JobOutline(), PlanLimits(max_fraction=1.0, disk_bytes=10**10)
+    before, after = (Plans().of(0.5, each, job, limits).plan for each in (COSTS, fast))
+    assert after.reach <= before.reach + 0.2
+    assert after.cost <= 0.5
+
+
 def test_what_slices_have_shown_lowers_or_raises_plans() -> None:
-    dear = COSTS.model_copy(update={"corrections": tuple(Correction(resolution=s, time=1.5) for s in SIDES)})
+    dear = COSTS.model_copy(
+        update={"corrections": tuple(Correction(resolution=s, time=1.5, keep_features=True) for s in SIDES)}
+    )
     plans = Plans()
-    limits = PlanLimits()
+    limits = PlanLimits(disk_bytes=10**10)
     before = plans.of(0.5, COSTS, JobOutline(), limits).plan
     after = plans.of(0.5, dear, JobOutline(), limits).plan
     assert after.reach < before.reach
