@@ -26,7 +26,7 @@ from patchd.models.preprocessing import decode_image, to_input
 from patchd.models.training import Trainer
 from patchd.policies.cascade import RungId
 from patchd.policies.decision import TrainingPlan
-from patchd.policies.task import BaseRungs, JobProgress, Preprocessing, TaskSpec, TrainSpec
+from patchd.policies.task import BaseRungs, JobProgress, PatchKind, Preprocessing, TaskSpec, TrainSpec
 from PIL import Image
 from top1 import index_of_classes, items
 
@@ -34,6 +34,7 @@ FOREVER_S = 1e6
 COST_IMAGES = 60  # images that costs are medians over
 WARM_UPS = 3
 NAME = "cascades"
+KINDS = (PatchKind.SCALE_BIAS, PatchKind.HEAD)
 
 Ladders = Mapping[str, tuple[int, ...]]  # sides in pixels by base
 UNPATCHED: Ladders = {"lite0": (96, 128, 160, 192, 224), "lite1": (240,), "lite2": (260,)}
@@ -106,7 +107,14 @@ def unpatched(data: Path, index: Path, work: Path) -> Subject:
     return _subject("imagenet", rungs, imagenet_samples(data, index), Preprocessing(), work)
 
 
-def patched(data: str, work: Path, epochs: int, most: int | None, bases: Sequence[str] | None = None) -> Subject:
+def patched(
+    data: str,
+    work: Path,
+    epochs: int,
+    most: int | None,
+    bases: Sequence[str] | None = None,
+    kinds: Sequence[PatchKind] = KINDS,
+) -> Subject:
     """A set under patches of its own, trained on its train part; the images are those of its test part.
 
     `bases` leaves out all others. Raises ValueError when none is left.
@@ -121,8 +129,8 @@ def patched(data: str, work: Path, epochs: int, most: int | None, bases: Sequenc
     )  # fmt: skip
     rungs = []
     for base in task.bases:
-        spec = TrainSpec(task=NAME, base=base, epochs=epochs, max_samples=most)
-        folder = work / f"{base}-{epochs}-{most}"
+        spec = TrainSpec(task=NAME, base=base, epochs=epochs, max_samples=most, kinds=tuple(kinds))
+        folder = work / f"{base}-{epochs}-{most}-{'-'.join(kinds)}"
         folder.mkdir(exist_ok=True)
         trainer = Trainer(load_base(base), task, spec, NAME, folder, work / "patches")
         plan = TrainingPlan(paused=False)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cascade_tables import Subject, patched, unpatched
+from cascade_tables import KINDS, Subject, patched, unpatched
 from common import finish, parser, print_table, quantile
 from numpy.typing import NDArray
 from patchd.models.cascades import CascadeCosts, ScoreTable, Step, plain_confidence, plan, row_costs, run, search
@@ -32,6 +32,7 @@ from patchd.models.cascades.simulation import steps_of
 from patchd.models.datasets import DIGITS
 from patchd.models.evaluation import Z95
 from patchd.policies.cascade import AcceptRule, RuleKind, RungId
+from patchd.policies.task import PatchKind
 
 THRESHOLDS = np.linspace(0.02, 0.999, 60)  # on the largest probability
 SIGNIFICANT = 0.05
@@ -234,14 +235,19 @@ def show_rungs(subject: Subject, costs: CascadeCosts) -> list[dict[str, Any]]:
 def subjects(options: argparse.Namespace) -> Iterator[Subject]:
     """The sets asked for, one after the other. Raises SystemExit where an index is missing."""
     for task in options.task:
-        yield patched(f"sklearn:{task}", options.work / task, options.epochs, options.samples, options.bases)
+        yield trained(f"sklearn:{task}", options.work / task, options)
     for folder in options.data:
         if (folder / "train").is_dir():
-            yield patched(str(folder), options.work / folder.name, options.epochs, options.samples, options.bases)
+            yield trained(str(folder), options.work / folder.name, options)
         elif options.index is None:
             raise SystemExit(f"{folder} has no train part: give --index with the ImageNet index of its folders.")
         else:
             yield unpatched(folder, options.index, options.work / "imagenet")
+
+
+def trained(data: str, work: Path, options: argparse.Namespace) -> Subject:
+    """A set under patches of its own."""
+    return patched(data, work, options.epochs, options.samples, options.bases, options.kinds)
 
 
 def main() -> None:
@@ -258,6 +264,7 @@ def main() -> None:
     made.add_argument("--epochs", type=int, default=3, help="of a rung's training [default: 3]")
     made.add_argument("--threads", type=int, help="of the networks whose cost is measured [default: all processors]")
     made.add_argument("--bases", nargs="*", metavar="BASE", help="train patches for these alone [default: all]")
+    made.add_argument("--kinds", nargs="*", type=PatchKind, default=KINDS, help="of patches [default: scale_bias head]")
     made.add_argument("--samples", type=int, help="train on at most so many images")
     options = made.parse_args()
     result = []
