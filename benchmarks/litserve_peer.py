@@ -69,4 +69,5 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc]
 
 if __name__ == "__main__":
     api = Classifier(max_batch_size=BATCH, batch_timeout=0.0)
-    litserve.LitServer(api, accelerator="cpu").run(host="127.0.0.1", port=PORT, log_level="error")
+    server = litserve.LitServer(api, accelerator="cpu")
+    server.run(host="127.0.0.1", port=PORT, log_level="error", generate_client_file=False)
