@@ -133,9 +133,7 @@ def real_bench(lite0: Base, tmp_path: Path) -> Bench:
 @pytest.mark.parametrize(
     ("kinds", "plan"),
     [
-        ((PatchKind.HEAD,), PLAN),
         (BOTH, PLAN),
-        (BOTH, PLAN.model_copy(update={"reach": 0.39})),
         (BOTH, PLAN.model_copy(update={"fraction": 0.25})),
         (BOTH, PLAN.model_copy(update={"lean": True})),
         (ADDING, PLAN),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from patchd.models.bases import Base, fingerprint
 from patchd.models.patches import load_patch
 from patchd.models.training import Trainer
 from patchd.models.training.course import DIVERGED, RETRY_RATE, WINDOW, Course
+from patchd.models.training.objective import MicroBatch
 from patchd.models.training.rung import RungTraining
 from patchd.policies.errors import DataSetError, TrainingError
 from patchd.policies.task import Evaluation, PatchKind, TaskSpec
@@ -43,7 +46,7 @@ class Spoiled:
     def __init__(self, *calls: int, by: float = math.nan) -> None:
         self.calls, self.by, self.count = calls, by, 0
 
-    def losses(self, logits: Tensor, batch: object) -> Tensor:
+    def losses(self, logits: Tensor, batch: MicroBatch) -> Tensor:
         self.count += 1
         losses = torch.nn.functional.cross_entropy(logits, batch.classes, reduction="none")
         return losses * self.by if self.count in self.calls else losses
@@ -52,7 +55,7 @@ class Spoiled:
 def spoil(monkeypatch: pytest.MonkeyPatch, objective: Spoiled) -> None:
     begin = RungTraining.__init__
 
-    def with_objective(self: RungTraining, *arguments: object, **named: object) -> None:
+    def with_objective(self: RungTraining, *arguments: Any, **named: Any) -> None:
         begin(self, *arguments, **named)
         self._objective = objective
 
@@ -227,7 +230,7 @@ def test_a_finished_rung_is_compared_on_its_own_validation_images(base: Base, ta
         trainer.in_force = {SPEC.resolutions[0]: path}
         while not trainer.done:  # ended now and then, at last while the old one is scored
             looks = iter((False,) * (1 if trainer.progress().step == trainer.progress().steps else 40))
-            job.slice(trainer, PLAN, lambda looks=looks: next(looks, True))
+            job.slice(trainer, PLAN, partial(next, looks, True))
         return trainer
 
     result = against(task, "same", file).finished[0].result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from networks import SIDE
 from patchd.models.bases import Base, fingerprint
 from patchd.models.training.features import FeatureStore, KeptFeatures
 from patchd.models.training.inputs import Loading, PartInputs
+from patchd.models.training.parts import TRAIN, VALIDATION
 from patchd.models.training.rung import RungTraining
-from patchd.models.training.trainer import TRAIN, VALIDATION
 from patchd.policies.decision import TrainingPlan
 from patchd.policies.errors import StateError, TrainingError
 from patchd.policies.task import PatchKind, TaskSpec
@@ -84,7 +85,7 @@ def test_every_single_look_is_enough_to_get_on(base: Base, task: TaskSpec, tmp_p
     trainer, slices = job.trainer(), 0
     while not trainer.done:
         looks = iter((False,))
-        job.slice(trainer, PLANS["features"], lambda looks=looks: next(looks, True))
+        job.slice(trainer, PLANS["features"], partial(next, looks, True))
         slices += 1
         assert slices < 300
     assert slices > 24  # images, decoding, features, steps and evaluations all give way
@@ -276,8 +277,9 @@ def test_patience_ends_a_rung_and_keeps_the_weights_of_its_best_epoch(
     other = Job(base, task, tmp_path / "other", best)
     trainer = other.trainer()
     per_epoch = 3
-    other.slice(trainer, PLAN, lambda: len(trainer._position.course.curve) >= record.best_epoch)
-    assert trainer._position.course.step in (record.best_epoch * per_epoch, record.best_epoch * per_epoch + 1)
+    best_epoch = record.best_epoch
+    other.slice(trainer, PLAN, lambda: len(trainer._position.course.curve) >= best_epoch)
+    assert trainer._position.course.step in (best_epoch * per_epoch, best_epoch * per_epoch + 1)
     good = trainer._good
     assert all(torch.equal(value, good[name]) for name, value in job.tensors(finished).items() if name in good)
     trainer = parts.trainer()
@@ -292,5 +294,7 @@ def test_progress_tells_the_curve(base: Base, task: TaskSpec, tmp_path: Path) ->
     assert set(told) == {1, 2, 3}
     assert told[3].validation == finished.result.validation.accuracy
     assert told[3].best_epoch in (1, 2, 3)
-    assert told[1].rate_share is not None
-    assert 0 < told[3].rate_share < told[1].rate_share < 1
+    first, last = told[1].rate_share, told[3].rate_share
+    assert first is not None
+    assert last is not None
+    assert 0 < last < first < 1
