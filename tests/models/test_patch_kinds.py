@@ -232,7 +232,7 @@ def test_lite_residual_branches_stand_beside_blocks_and_keep_their_shape():
     network = make("group_norm_resnet")
     made = make_kind(PatchKind.LITE_RESIDUAL, KindOptions(reduction=2, kernel=5))
     assert made.sites(network) == ("layers.0", "layers.1", "layers.2")
-    branch = made.skeleton(network.layers[1])  # 16 to 32 channels, stride 2
+    branch = made.skeleton(network.get_submodule("layers.1"))  # 16 to 32 channels, stride 2
     assert branch.filters.weight.shape == (8, 8, 5, 5)
     assert branch.pointwise.weight.shape == (32, 8, 1, 1)
     assert branch(torch.zeros(1, 16, 7, 7)).shape == (1, 32, 4, 4)
