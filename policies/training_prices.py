@@ -348,13 +348,17 @@ class JobPrices:
     def _full_factor(self) -> float:
         """Factor on full fine-tuning, which all costs are shares of: what its own way of running has shown.
 
-        Where it has not run, a device that has become faster is faster at it too: else plans would take more than
-        their share. One that has become slower need not be: that may be an error of the ways that ran, and counts.
+        Where it has not run, by what has been shown of ways that run all layers as it does: a device that is slower
+        at them is slower at it, and pausing for that would last, since nothing runs that could show otherwise. Kept
+        features tell less: that they are faster counts, else plans would take more than their share; that they are
+        slower may be an error of theirs alone.
         """
-        way = Run(self.job.full_resolution)
-        known = (way.resolution, way.lean, way.keep_features) in self._factors
-        factor = self._correction(way)[0]
-        return factor if known else min(1.0, factor)
+        whole = [seen for seen in self.prices.costs.corrections if not seen.keep_features]
+        at_full = [seen for seen in whole if seen.resolution == self.job.full_resolution]
+        plain = [seen for seen in at_full if not seen.lean]
+        if found := plain or at_full or whole:
+            return fmean(seen.time for seen in found)
+        return min(1.0, self._correction(Run(self.job.full_resolution))[0])
 
     def _full_price(self) -> StepPrice:
         return self.prices.price(full(self.prices), self.job.full_resolution, self.job.classes)

@@ -231,6 +231,19 @@ def test_a_device_that_has_become_faster_affords_no_larger_share() -> None:
     assert after.cost <= 0.5
 
 
+@given(st.floats(0.4, 2.5), st.sampled_from([0.35, 0.5, 0.75]), st.booleans())
+def test_a_device_that_is_slower_or_faster_at_everything_gets_the_same_plan(
+    factor: float, allocation: float, lean: bool
+) -> None:
+    """Above all it does not pause: nothing would run then that could show otherwise."""
+    seen = (Correction(resolution=96, lean=lean, time=factor),)
+    changed = COSTS.model_copy(update={"corrections": seen})
+    job, limits = JobOutline(), PlanLimits(max_fraction=1.0)
+    before, after = (Plans().of(allocation, each, job, limits).plan for each in (COSTS, changed))
+    assert (after.reach, after.fraction, after.paused) == (before.reach, before.fraction, before.paused)
+    assert after.cost == pytest.approx(before.cost)
+
+
 def test_what_slices_have_shown_lowers_or_raises_plans() -> None:
     dear = COSTS.model_copy(
         update={"corrections": tuple(Correction(resolution=s, time=1.5, keep_features=True) for s in SIDES)}
