@@ -58,7 +58,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, tints: TaskCreate) -> Itera
     config.write_text(
         "measure_training_s = 0\n"
         f'dev_root = "{folder / "dev"}"\nproc_root = "{folder / "proc"}"\nsys_root = "{folder / "sys"}"\n'
-        "measure_training_s = 0\n"
     )
     with RunningDaemon(folder / "state", "--config", str(config)) as running:
         running.client.add_task(tints)
