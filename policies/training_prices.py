@@ -34,6 +34,9 @@ STATE_FLOATS = 4  # a parameter that trains: itself, its gradient, and Adam's tw
 KEPT_FACTOR, SCRATCH_FACTOR, FORWARD_FACTOR = 1.2, 1.3, 2.4
 INPUT_BYTES = 3 * (FLOAT_BYTES + 1)  # a pixel: as stored and as normalised
 NORM = (TensorKind.SCALE, TensorKind.BIAS)
+# Validation images that count in a cost, over training images: the usual share and some. A job of few images and many
+# to be scored on would otherwise pause for good, since scoring them costs every plan as much.
+SCORED_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +340,7 @@ class JobPrices:
         self.prices, self.job = prices, job
         self.batch = min(job.batch_size, job.train_images)
         self._steps = math.ceil(job.train_images / self.batch)
+        self._scored = min(job.validation_images, math.ceil(SCORED_SHARE * job.train_images))
         self._read_ms = prices.costs.step.read_ms_per_byte
         self._full_ms = self._epoch_ms(self._full_price(), self.batch, kept=False)
         self._factors = {
@@ -428,13 +432,13 @@ class JobPrices:
         images = self.job.train_images
         passes = math.ceil(images / micro)
         trained = price.time_ms(images, passes, kept=kept, read_ms=self._read_ms) + (self._steps - 1) * price.step_ms
-        return trained + self.job.validation_images * price.evaluation_ms(kept=kept, read_ms=self._read_ms)
+        return trained + self._scored * price.evaluation_ms(kept=kept, read_ms=self._read_ms)
 
     def _making_ms(self, price: StepPrice, resolution: int) -> float:
         """Computing and writing the features of all training and validation images; 0 where they are there."""
         if self._is_made(price, resolution):
             return 0.0
-        images = self.job.train_images + self.job.validation_images
+        images = self.job.train_images + self._scored
         passes = math.ceil(images / EVALUATION_BATCH)
         written = price.feature_bytes * self.prices.costs.step.write_ms_per_byte
         return images * (price.frozen_image_ms + written) + passes * price.frozen_pass_ms

@@ -244,6 +244,15 @@ def test_a_device_that_is_slower_or_faster_at_everything_gets_the_same_plan(
     assert after.cost == pytest.approx(before.cost)
 
 
+@pytest.mark.parametrize("side", SIDES)
+def test_a_job_of_few_images_is_not_paused_by_the_many_that_it_is_scored_on(side: int) -> None:
+    few = JobOutline(full_resolution=side, resolutions=(side,), train_images=32, validation_images=3200, epochs=1)
+    usual = few.model_copy(update={"train_images": 3200, "validation_images": 800})
+    plans = [Plans().of(0.5, COSTS, job, PlanLimits()).plan for job in (few, usual)]
+    assert not any(plan.paused for plan in plans)
+    assert plans[0].reach == plans[1].reach
+
+
 def test_what_slices_have_shown_lowers_or_raises_plans() -> None:
     dear = COSTS.model_copy(
         update={"corrections": tuple(Correction(resolution=s, time=1.5, keep_features=True) for s in SIDES)}
