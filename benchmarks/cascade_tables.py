@@ -133,7 +133,7 @@ def patched(
         folder = work / f"{base}-{epochs}-{most}-{'-'.join(kinds)}"
         folder.mkdir(exist_ok=True)
         trainer = Trainer(load_base(base), task, spec, NAME, folder, work / "patches")
-        plan = TrainingPlan(paused=False)
+        plan = TrainingPlan(paused=False, keep_features=set(kinds) <= {PatchKind.HEAD})
         for _ in trainer.run_slice(plan, FOREVER_S, lambda: False, _tell):
             pass
         for each in trainer.finished:
