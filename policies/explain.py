@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from .decision import AllocationDecision, Decision
-from .snapshot import SIGNALS, SWITCH, Snapshot, signals
+from .snapshot import SIGNALS, SWITCH, Snapshot, signal_spec, signals
 from .training_words import size_in_words
 
 
 def sentences(decision: Decision, snapshot: Snapshot) -> tuple[str, ...]:
     """What was seen, what the rules made of it, and what follows for every task and for training."""
     seen = signals(snapshot)
-    shown = ", ".join(f"{name} {_with_unit(value, SIGNALS[name].unit)}" for name, value in seen.items())
+    specs = {name: signal_spec(name, snapshot) for name in seen}
+    units = {name: spec.unit for name, spec in specs.items() if spec is not None}
+    shown = ", ".join(f"{name} {_with_unit(value, units.get(name, ''))}" for name, value in seen.items())
     absent = [name for name in SIGNALS if name not in seen]
     said = [f"Under policy {decision.policy}, from {decision.source}: {shown}."]
     if absent:
@@ -36,7 +38,7 @@ def _with_unit(value: float, unit: str) -> str:
         return "true" if value >= 0.5 else "false"
     if unit == "share":
         return f"{value:.3g}"
-    return f"{value / 1e9:.3g} GB" if unit == "bytes" else f"{value:.4g} {unit}"
+    return f"{value / 1e9:.3g} GB" if unit == "bytes" else f"{value:.4g} {unit}".rstrip()
 
 
 def _allocation(name: str, allocation: AllocationDecision) -> list[str]:

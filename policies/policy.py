@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
+from .added_signals import NAME_RULE, claims_to_be_added
 from .errors import PolicyError
-from .snapshot import SIGNALS, Frozen
+from .snapshot import SIGNALS, Frozen, signal_spec
 from .task import Name, PatchKind, Side, check_kinds
 from .toml_source import line_of
 from .windows import WeeklyTime, Window, parse_weekly_time, parse_window, windows_of
@@ -150,14 +151,17 @@ class Condition(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Condition:
-        if self.signal not in SIGNALS:
+        spec = signal_spec(self.signal)
+        if spec is None and claims_to_be_added(self.signal):
+            raise ValueError(f"'{self.signal}' is no name of an added signal: {NAME_RULE}")
+        if spec is None:
             near = difflib.get_close_matches(self.signal, SIGNALS, 1)
             raise ValueError(f"unknown signal '{self.signal}'" + (f", did you mean '{near[0]}'?" if near else ""))
         given = [self.above is not None, self.below is not None, self.equals is not None]
         if sum(given) != 1:
             raise ValueError("give exactly one of above, below and is")
         thresholds = (self.above, self.below, self.leave_below, self.leave_above)
-        if SIGNALS[self.signal].unit == "share" and any(v is not None and not 0 <= v <= 1 for v in thresholds):
+        if spec.unit == "share" and any(v is not None and not 0 <= v <= 1 for v in thresholds):
             raise ValueError(f"{self.signal} is a share from 0 to 1; write 0.2 for 20 %")
         if self.leave_below is not None and (self.above is None or self.leave_below > self.above):
             raise ValueError("leave_below goes with above and lies at or below it")
@@ -180,7 +184,8 @@ class Condition(Frozen):
         else:
             return 0.5
         # A share never passes 1: a threshold beyond it could not be left again.
-        return min(1.0, leave) if SIGNALS[self.signal].unit == "share" else leave
+        spec = SIGNALS.get(self.signal)
+        return min(1.0, leave) if spec is not None and spec.unit == "share" else leave
 
 
 class Rule(Frozen):

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from .decision import AllocationDecision, Reason, ReasonKind
 from .policy import Condition, Policy, Rule
-from .snapshot import SIGNALS, Frozen, Snapshot, signals
+from .snapshot import Frozen, Snapshot, signal_spec, signals
 
 BACK_OFF_WINDOW_S = 60.0  # a fall this soon after a rise says that the rise was too early
 BACK_OFF_FACTOR, BACK_OFF_MAX = 2.0, 32.0
@@ -202,12 +202,13 @@ def _matched(rule: Rule, condition: Condition, value: float) -> Reason:
 
 
 def _missing(rule: Rule, condition: Condition) -> Reason:
-    meaning = SIGNALS[condition.signal].meaning
+    spec = signal_spec(condition.signal)
+    meaning = f" ({spec.meaning})" if spec is not None else ""
     return Reason(
         kind=ReasonKind.MISSING_SIGNAL,
         rule=rule.name,
         signal=condition.signal,
-        text=f"rule '{rule.name}' cannot match: this machine has no {condition.signal} ({meaning})",
+        text=f"rule '{rule.name}' cannot match: this machine has no {condition.signal}{meaning}",
     )
 
 

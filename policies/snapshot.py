@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .added_signals import is_added, whose
+
 
 class Frozen(BaseModel):
     """Base of every record that crosses a boundary: immutable, unknown keys refused."""
@@ -100,6 +102,17 @@ class WorkerUse(Frozen):
     resident_bytes: int = Field(ge=0)
 
 
+class AddedReading(Frozen):
+    """One signal that an application has posted or a plug-in has given."""
+
+    name: str
+    value: float = Field(allow_inf_nan=False)
+    unit: str = ""
+    meaning: str = ""
+    source: str = Field("", description="who gave it")
+    taken_s: float = Field(ge=0, description="Unix time at which it was given")
+
+
 class Snapshot(Frozen):
     """What the monitor saw at `time_s` (Unix time, seconds)."""
 
@@ -113,6 +126,7 @@ class Snapshot(Frozen):
     disk: Disk | None = None
     user: User = User()
     workers: tuple[WorkerUse, ...] = ()
+    added: tuple[AddedReading, ...] = Field((), description="what applications post and plug-ins give")
 
 
 SWITCH = "0 or 1"  # the unit of signals that are true or false
@@ -221,4 +235,14 @@ SIGNALS: Mapping[str, SignalSpec] = {
 def signals(snapshot: Snapshot) -> dict[str, float]:
     """The signals that this snapshot has, by name; absent ones are left out."""
     values = ((name, spec.read(snapshot)) for name, spec in SIGNALS.items())
-    return {name: value for name, value in values if value is not None}
+    present = {name: value for name, value in values if value is not None}
+    return present | {reading.name: reading.value for reading in snapshot.added}
+
+
+def signal_spec(name: str, snapshot: Snapshot | None = None) -> SignalSpec | None:
+    """What a signal is; one that others add has the unit that `snapshot` tells. None where there can be no such."""
+    if name in SIGNALS or not is_added(name):
+        return SIGNALS.get(name)
+    told = next((reading for reading in (snapshot.added if snapshot else ()) if reading.name == name), None)
+    unit, meaning = ("", "") if told is None else (told.unit, told.meaning)
+    return SignalSpec(name, unit, meaning or whose(name), lambda s: signals(s).get(name))
