@@ -16,7 +16,8 @@ import numpy as np
 from common import finish, parser, print_table, quantile, running_daemon, spread
 from patchd.daemon.api.schemas import TraceReplay
 from patchd.daemon.client import PatchdClient
-from patchd.policies.snapshot import Snapshot, signals
+from patchd.policies.signals import signals
+from patchd.policies.snapshot import Snapshot
 
 PERIOD_S = 1.0  # the daemon's default sampling period
 BEFORE_S = 2.0  # of the trace, before the change: the daemon must have settled

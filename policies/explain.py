@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .decision import AllocationDecision, Decision
-from .snapshot import SIGNALS, SWITCH, Snapshot, signal_spec, signals
+from .signals import SIGNALS, SWITCH, signal_spec, signals
+from .snapshot import Snapshot
 from .training_words import size_in_words
 
 

@@ -11,7 +11,8 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from .added_signals import NAME_RULE, claims_to_be_added
 from .errors import PolicyError
-from .snapshot import SIGNALS, Frozen, signal_spec
+from .signals import SIGNALS, signal_spec
+from .snapshot import Frozen
 from .task import Name, PatchKind, Side, check_kinds
 from .toml_source import line_of
 from .windows import WeeklyTime, Window, parse_weekly_time, parse_window, windows_of

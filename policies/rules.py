@@ -6,7 +6,8 @@ from pydantic import Field
 
 from .decision import AllocationDecision, Reason, ReasonKind
 from .policy import Condition, Policy, Rule
-from .snapshot import Frozen, Snapshot, signal_spec, signals
+from .signals import signal_spec, signals
+from .snapshot import Frozen, Snapshot
 
 BACK_OFF_WINDOW_S = 60.0  # a fall this soon after a rise says that the rise was too early
 BACK_OFF_FACTOR, BACK_OFF_MAX = 2.0, 32.0

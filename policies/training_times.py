@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from .snapshot import Frozen, Snapshot, signals
+from .signals import signals
+from .snapshot import Frozen, Snapshot
 from .windows import DAYS, is_open, next_change, next_midnight
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from patchd.policies.policy import (
     parse_policy,
 )
 from patchd.policies.presets_loader import trace_names
-from patchd.policies.snapshot import SIGNALS, Frozen
+from patchd.policies.signals import SIGNALS
+from patchd.policies.snapshot import Frozen
 
 DOCS = Path(__file__).parents[1] / "docs"
 

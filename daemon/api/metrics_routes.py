@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from starlette.responses import Response
 
 from ... import __version__
-from ...policies.snapshot import signals
+from ...policies.signals import signals
 from ...policies.task import JobState
 from ...policies.training_times import Bar
 from ..services import Services

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from patchd.daemon.monitor.energy import EnergyReader
 from patchd.daemon.monitor.monitor import Monitor
 from patchd.daemon.monitor.pressure import parse_stall
-from patchd.policies.snapshot import Snapshot, signals
+from patchd.policies.signals import signals
+from patchd.policies.snapshot import Snapshot
 
 GIB = 1024**3
 PSI = "some avg10=12.50 avg60=3.00 avg300=0.10 total=1\nfull avg10=1.00 avg60=0.50 avg300=0.00 total=1\n"

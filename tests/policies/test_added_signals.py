@@ -11,7 +11,8 @@ from patchd.policies.errors import PolicyError
 from patchd.policies.explain import sentences
 from patchd.policies.policy import parse_policy
 from patchd.policies.rules import initial_state
-from patchd.policies.snapshot import SIGNALS, AddedReading, Cpu, Snapshot, signal_spec, signals
+from patchd.policies.signals import SIGNALS, signal_spec, signals
+from patchd.policies.snapshot import AddedReading, Cpu, Snapshot
 
 WORD = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,9}", fullmatch=True)
 POLICY = """

@@ -14,7 +14,8 @@ from patchd.policies.explain import sentences
 from patchd.policies.presets_loader import load_preset, preset_names, trace_names, trace_text
 from patchd.policies.replay import NEUTRAL, replay
 from patchd.policies.rules import initial_state
-from patchd.policies.snapshot import SIGNALS, Cpu, Memory, Power, Snapshot, signals
+from patchd.policies.signals import SIGNALS, signals
+from patchd.policies.snapshot import Cpu, Memory, Power, Snapshot
 from patchd.policies.trace import header_line, parse_trace, record_line
 
 LADDER = {
