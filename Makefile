@@ -37,8 +37,8 @@ help: ## List these targets
 demo: $(STAMP) ## See patchd at work: real daemon, predictions, training, resources that change
 	@$(BIN)/python demo/demo.py
 
-test: $(STAMP) $(CLIENTS_STAMP) ## Run all tests
-	@$(BIN)/python -m pytest
+test: $(STAMP) $(CLIENTS_STAMP) ## Run all tests, in two processes: tests/conftest.py says which beside which
+	@$(BIN)/python -m pytest -n 2
 
 lint: $(STAMP) ## Check style, types and who imports whom
 	$(BIN)/ruff check .

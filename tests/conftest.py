@@ -9,9 +9,28 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from running import RunningDaemon, warm
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("patchd", deadline=None, max_examples=100)
 settings.load_profile("patchd")
+
+
+class Beside(LoadScopeScheduling):
+    """Which tests may run beside which: those of the daemon one after another, the others module by module.
+
+    Tests of the daemon start processes, wait for them and look at the device's load; two at a time would disturb each
+    other. What trains and computes in the test's own process takes one thread and may run beside them.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "daemon" if "/daemon/" in file else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Beside:
+    """Share the tests among the processes of `make test` in this way."""
+    return Beside(config, log)
 
 
 @pytest.fixture(scope="session")
