@@ -314,6 +314,7 @@ class Daemon:
             events=self.events,
             policies=self.policies,
             tasks=self.tasks,
+            monitor=self.monitor,
             deciding=self.deciding,
             inference=self.inference,
             training=self.training,

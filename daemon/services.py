@@ -14,6 +14,7 @@ from .events import EventLog
 from .example_service import ExampleService
 from .export_service import ExportService
 from .inference_service import InferenceService
+from .monitor.monitor import Monitor
 from .policy_service import PolicyService
 from .store import Store
 from .task_service import TaskService
@@ -30,6 +31,7 @@ class Services:
     events: EventLog
     policies: PolicyService
     tasks: TaskService
+    monitor: Monitor
     deciding: DecisionService
     inference: InferenceService
     training: TrainingService

@@ -6,6 +6,8 @@ Absent is `None`, never zero: a machine without a battery has `power.battery_cha
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -25,6 +27,13 @@ class Cpu(Frozen):
     load1: float | None = Field(None, ge=0, description="load average over one minute, in tasks")
     load5: float | None = Field(None, ge=0, description="load average over five minutes, in tasks")
     load15: float | None = Field(None, ge=0, description="load average over fifteen minutes, in tasks")
+    steal: float | None = Field(None, ge=0, le=1, description="share that a hypervisor gave to other machines, 0 to 1")
+    runnable: int | None = Field(None, ge=0, description="tasks that run or wait for a processor, this one aside")
+    frequency: float | None = Field(None, ge=0, le=1, description="clock, of the highest there is, 0 to 1")
+    frequency_limit: float | None = Field(
+        None, ge=0, le=1, description="highest clock allowed, of the highest there is"
+    )
+    throttled: bool | None = Field(None, description="whether heat or want of power slows the processors")
 
     @property
     def cores(self) -> float:
@@ -40,6 +49,8 @@ class Memory(Frozen):
     limited_by: str = Field("machine", description="machine, cgroup-v1 or cgroup-v2")
     swap_total_bytes: int | None = Field(None, ge=0)
     swap_used_bytes: int | None = Field(None, ge=0)
+    limit_bytes: int | None = Field(None, gt=0, description="of the control group with least room; None without one")
+    limit_used_bytes: int | None = Field(None, ge=0, description="what counts against it, reclaimable cache aside")
 
 
 class Stall(Frozen):
@@ -51,12 +62,18 @@ class Stall(Frozen):
     full_avg60: float | None = Field(None, ge=0, le=1)
 
 
-class Pressure(Frozen):
+class Stalls(Frozen):
     """Pressure stall information of processor, memory and input/output."""
 
     cpu: Stall | None = None
     memory: Stall | None = None
     io: Stall | None = None
+
+
+class Pressure(Stalls):
+    """Pressure on the whole machine, and on the control group that this daemon runs in."""
+
+    own: Stalls | None = None
 
 
 class Power(Frozen):
@@ -65,6 +82,11 @@ class Power(Frozen):
     on_mains: bool | None = None
     battery_charge: float | None = Field(None, ge=0, le=1, description="charge of all batteries together, 0 to 1")
     battery_seconds_left: float | None = Field(None, ge=0, description="until empty, while discharging")
+    battery_watts: float | None = Field(None, description="what the batteries give; below 0 while they are charged")
+    watts: float | None = Field(None, ge=0, description="what the machine takes, as far as `watts_of` covers it")
+    watts_of: Literal["rapl", "input", "battery"] | None = Field(
+        None, description="rapl: processors and memory; input: a sensor at the board's supply; battery: all it feeds"
+    )
 
 
 class Sensor(Frozen):
@@ -72,7 +94,15 @@ class Sensor(Frozen):
 
     name: str
     celsius: float
-    critical_celsius: float | None = None
+    passive_celsius: float | None = Field(None, description="the kernel slows the machine down from here")
+    hot_celsius: float | None = Field(None, description="the kernel warns from here")
+    critical_celsius: float | None = Field(None, description="the machine is switched off from here")
+
+    @property
+    def headroom(self) -> float | None:
+        """Degrees up to the nearest of the three; below 0 above it. None where the sensor has none."""
+        limits = (self.passive_celsius, self.hot_celsius, self.critical_celsius)
+        return min((limit - self.celsius for limit in limits if limit is not None), default=None)
 
 
 class User(Frozen):
@@ -122,3 +152,8 @@ class Snapshot(Frozen):
     user: User = User()
     workers: tuple[WorkerUse, ...] = ()
     added: tuple[AddedReading, ...] = Field((), description="what applications post and plug-ins give")
+    read_s: dict[str, float] = Field(
+        default_factory=dict,
+        description="Unix time of the reading, by a signal's name or its first word, where that was not time_s",
+    )
+    traced: tuple[str, ...] = Field((), description="the sections that a trace gave while one is replayed")

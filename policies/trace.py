@@ -63,7 +63,7 @@ class Trace:
         index = bisect.bisect_right(self.records, t, key=lambda record: record.t) - 1
         record = self.records[max(0, index)]
         given = {name: getattr(record, name) for name in SECTIONS if getattr(record, name) is not None}
-        return device.model_copy(update={**given, "source": f"trace:{self.name}"})
+        return device.model_copy(update={**given, "source": f"trace:{self.name}", "traced": tuple(given)})
 
 
 def parse_trace(text: str, file: str) -> Trace:

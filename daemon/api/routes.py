@@ -29,6 +29,7 @@ from .example_routes import ExampleRoutes
 from .metrics_routes import MetricsRoutes
 from .oip_routes import OipRoutes
 from .routing import Context, Route, dumps, explain_validation, openapi
+from .signal_routes import SignalRoutes
 from .training_routes import TrainingRoutes
 
 KEEPALIVE_S = 15.0  # a comment line on idle event streams, so that dead listeners are noticed
@@ -45,6 +46,7 @@ class Routes:
         self._bases = BaseRoutes(services)
         self._training = TrainingRoutes(services)
         self._metrics = MetricsRoutes(services)
+        self._signals = SignalRoutes(services)
 
     # the daemon
 
@@ -430,6 +432,7 @@ class Routes:
             Route("POST", "/v1/jobs/{id}/cancel", "Cancel a job", self.cancel, s.JobView, changes=True),
             *self._training.table(),
             *self._metrics.table(),
+            *self._signals.table(),
             Route("GET", "/v1/profile", "Measured costs and latencies", self.profile, s.Profile),
             Route(
                 "POST", "/v1/profile", "Measure the costs now", self.run_profile, s.Profile, s.ProfileRun, changes=True

@@ -12,6 +12,7 @@ _COMMANDS = {
     "status": "status:status",
     "top": "top:top",
     "explain": "status:explain",
+    "signals": "signals:signals",
     "policy": "policy:policy",
     "task": "task:task",
     "base": "base:base",

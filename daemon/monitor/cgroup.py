@@ -30,25 +30,36 @@ class MemoryLimit:
     limit_bytes: int
     used_bytes: int  # without the file cache that the kernel gives back on demand
     version: str
+    directory: Path
 
 
 class Cgroup:
     """The control group's directories, found by `discover`; limits are read anew at each call."""
 
     def __init__(self, proc_root: Path, sys_root: Path) -> None:
-        self._own = proc_root / "self" / "cgroup"
+        self.own_file = proc_root / "self" / "cgroup"
         self._root = sys_root / "fs" / "cgroup"
         self.discover()
 
     def discover(self) -> None:
         """Find the directories: a process may be moved to another group while it runs."""
-        root, paths = self._root, _own_paths(self._own)
+        root, paths = self._root, _own_paths(self.own_file)
         unified = root if (root / "cgroup.controllers").exists() else root / "unified"
         self._v2 = _chain(unified, paths.get("")) if "" in paths else ()
         self._v1_cpu = _chain(_controller(root, "cpu"), paths.get("cpu"))
         same = paths.get("cpu") == paths.get("cpuacct")  # else the quota's group has no account of its own
         self._v1_usage = _chain(_controller(root, "cpuacct"), paths.get("cpuacct")) if same else ()
         self._v1_memory = _chain(_controller(root, "memory"), paths.get("memory"))
+
+    @property
+    def known(self) -> bool:
+        """Whether the kernel tells which group this process is in."""
+        return bool(_own_paths(self.own_file))
+
+    @property
+    def directory(self) -> Path | None:
+        """The group's own directory in the hierarchy of version 2; None where it is in none."""
+        return self._v2[0] if self._v2 else None
 
     def cpu_quota(self) -> CpuQuota | None:
         """The smallest processor quota on the way to the root; None without one."""
@@ -80,7 +91,7 @@ class Cgroup:
             limit, used = read_int(directory / "memory.max"), read_int(directory / "memory.current")
             if limit is not None and limit > 0 and used is not None:
                 cache = _stat(directory / "memory.stat", "inactive_file") or 0
-                yield MemoryLimit(limit, max(0, used - cache), "cgroup-v2")
+                yield MemoryLimit(limit, max(0, used - cache), "cgroup-v2", directory)
 
     def _v1_memory_limits(self) -> Iterator[MemoryLimit]:
         for directory in self._v1_memory:
@@ -88,7 +99,7 @@ class Cgroup:
             used = read_int(directory / "memory.usage_in_bytes")
             if limit is not None and 0 < limit < V1_UNLIMITED and used is not None:
                 cache = _stat(directory / "memory.stat", "total_inactive_file") or 0
-                yield MemoryLimit(limit, max(0, used - cache), "cgroup-v1")
+                yield MemoryLimit(limit, max(0, used - cache), "cgroup-v1", directory)
 
     def oom_kills(self) -> int | None:
         """Processes of this group and those below that the kernel killed for want of memory; None without v2."""

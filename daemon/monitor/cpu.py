@@ -9,22 +9,31 @@ from pathlib import Path
 
 import psutil
 
+from ...policies.signal_readings import Origin
 from ...policies.snapshot import Cpu, WorkerUse
 from .cgroup import Cgroup, CpuQuota
-from .files import numbers, read_text
+from .files import numbers, read_text, whole, why_absent
+from .frequency import FrequencyReader
+
+AT_SECOND = "it is counted between two samples, and there has been one"
 
 
 class CpuReader:
     """Remembers the counters of the last sample; the first sample therefore has no shares."""
 
-    def __init__(self, proc_root: Path, cgroup: Cgroup) -> None:
+    def __init__(self, proc_root: Path, sys_root: Path, cgroup: Cgroup) -> None:
         self._proc = proc_root
         self._cgroup = cgroup
-        self._times: tuple[float, float] | None = None
+        self._clock = FrequencyReader(sys_root)
+        self._ticks: list[float] | None = None
         self._group: tuple[Path, float, float] | None = None
         self._processes: dict[int, psutil.Process] = {}
         self._used: dict[int, float] = {}
         self._sampled_s: float | None = None
+
+    def discover(self) -> None:
+        """Find what comes and goes rarely."""
+        self._clock.discover()
 
     def usable_cores(self) -> float:
         """Processors in the affinity mask, or the cgroup's quota where that is less."""
@@ -41,12 +50,14 @@ class CpuReader:
         quota = self._cgroup.cpu_quota()
         cores = count if quota is None else min(count, quota.cores)
         uses = tuple(self._own({"daemon": os.getpid(), **workers}, elapsed))
-        busy = self._busy()
+        stat = read_text(self._proc / "stat") or ""
+        busy, steal = self._shares(_ticks(stat, os.sched_getaffinity(0)))
         if quota is not None:
             group = self._group_busy(now, quota)
             busy = max((share for share in (busy, group) if share is not None), default=None)
         known = [use.cpu_cores for use in uses if use.cpu_cores is not None]
         loads = _loads(read_text(self._proc / "loadavg"))
+        clock = self._clock.read()
         cpu = Cpu(
             count=count,
             limit_cores=None if quota is None else quota.cores,
@@ -55,19 +66,45 @@ class CpuReader:
             load1=loads[0],
             load5=loads[1],
             load15=loads[2],
+            steal=steal,
+            runnable=_runnable(stat),
+            frequency=clock.frequency,
+            frequency_limit=clock.limit,
+            throttled=clock.throttled,
         )
         return cpu, uses
 
-    def _busy(self) -> float | None:
-        """Share of processor time that was neither idle nor waiting for input/output; steal counts as busy."""
-        ticks = _ticks(read_text(self._proc / "stat") or "", os.sched_getaffinity(0))
+    def origins(self) -> dict[str, Origin]:
+        """Where each signal of the processors is read, and why one is absent."""
+        stat, loads = self._proc / "stat", self._proc / "loadavg"
+        known = _ticks(read_text(stat) or "", os.sched_getaffinity(0)) is not None
+        counted = Origin(str(stat), AT_SECOND if known else why_absent(stat))
+        quota = self._cgroup.cpu_quota()
+        of_all = counted if quota is None else Origin(f"{stat}, {quota.directory}", counted.absent_because)
+        own = Origin("/proc/PID/stat of patchd's processes", AT_SECOND)
+        return {
+            "cpu.busy": of_all,
+            "cpu.busy_other": of_all,
+            "cpu.busy_own": own,
+            "memory.own_bytes": Origin("/proc/PID/statm of patchd's processes"),
+            "cpu.load1": Origin(str(loads), why_absent(loads)),
+            "cpu.runnable": Origin(str(stat), why_absent(stat)),
+            "cpu.steal": counted,
+            **self._clock.origins(),
+        }
+
+    def _shares(self, ticks: list[float] | None) -> tuple[float | None, float | None]:
+        """Shares of processor time since the last sample: what was neither idle nor waiting for input/output, steal
+        counting as busy; and steal alone."""
         if ticks is None:
-            return None
-        total, idle = sum(ticks), ticks[3] + (ticks[4] if len(ticks) > 4 else 0.0)
-        before, self._times = self._times, (total, idle)
-        if before is None or total <= before[0]:
-            return None
-        return min(1.0, max(0.0, 1.0 - (idle - before[1]) / (total - before[0])))
+            return None, None
+        before, self._ticks = self._ticks, ticks
+        if before is None or len(before) != len(ticks) or sum(ticks) <= sum(before):
+            return None, None
+        passed = [now - then for now, then in zip(ticks, before, strict=True)]
+        total = sum(passed)
+        busy = min(1.0, max(0.0, 1.0 - sum(passed[3:5]) / total))
+        return busy, min(1.0, max(0.0, passed[7] / total)) if len(passed) > 7 else None
 
     def _group_busy(self, now: float, quota: CpuQuota) -> float | None:
         """Share of the quota that the group bearing it has used since the last sample."""
@@ -116,6 +153,16 @@ def _ticks(text: str, affinity: set[int]) -> list[float] | None:
     if not known or len(known) < len(rows):
         return None
     return [sum(column) for column in zip(*known, strict=False)]
+
+
+def _runnable(text: str) -> int | None:
+    """Tasks that run or wait for a processor, the one that reads this aside."""
+    for line in text.splitlines():
+        name, _, rest = line.partition(" ")
+        if name == "procs_running":
+            count = whole(rest)
+            return None if count is None else max(0, count - 1)
+    return None
 
 
 def _loads(text: str | None) -> tuple[float, float, float] | tuple[None, None, None]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .files import numbers, read_int, read_text, subdirectories
+from .files import numbers, read_int, read_text, subdirectories, why_absent
+from .power import discharge_watts
 
 Source = Literal["rapl", "battery"]
 
@@ -59,8 +60,16 @@ class EnergyReader:
         if counters and counters.keys() == before.keys():
             micro = sum(_passed(zone, before[zone], now) for zone, now in counters.items())
             return Spent(micro / 1e6, "rapl", busy)
-        watts = _battery_watts(self._sys) if not counters else None
+        watts = discharge_watts(self._sys) if not counters else None
         return None if watts is None else Spent(watts * elapsed, "battery", busy)
+
+    def why_no_rapl(self) -> str:
+        """Why no counter of the processors' energy is read."""
+        place = self._sys / "class" / "powercap"
+        zones = [zone for zone in subdirectories(place) if zone.name.startswith("intel-rapl:")]
+        if not zones:
+            return f"no RAPL under {place}"
+        return f"RAPL: {why_absent(zones[0] / 'energy_uj')}"
 
     def _rapl(self) -> dict[Path, int]:
         """Counters of the processor packages, and of memory, which no package contains."""
@@ -87,23 +96,3 @@ def _passed(zone: Path, before: int, now: int) -> int:
     if now >= before:
         return now - before
     return now - before + (read_int(zone / "max_energy_range_uj") or before)
-
-
-def _battery_watts(sys_root: Path) -> float | None:
-    """What the batteries give together; None unless one discharges and all that do tell how fast."""
-    watts: list[float | None] = []
-    for supply in subdirectories(sys_root / "class" / "power_supply"):
-        if read_text(supply / "type") != "Battery" or read_text(supply / "scope") == "Device":
-            continue
-        if read_text(supply / "status") == "Discharging":
-            watts.append(_watts(supply))
-    known = [each for each in watts if each is not None]
-    return sum(known) if known and len(known) == len(watts) else None
-
-
-def _watts(supply: Path) -> float | None:
-    power = read_int(supply / "power_now")
-    if power is not None:
-        return abs(power) / 1e6
-    current, voltage = read_int(supply / "current_now"), read_int(supply / "voltage_now")
-    return None if current is None or voltage is None else abs(current) * abs(voltage) / 1e12

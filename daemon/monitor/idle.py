@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ...policies.signal_readings import Origin
 from .files import numbers, read_int, read_text, subdirectories, whole
 
 EVERY_S = 5.0  # idleness is asked for in minutes; terminals, of which there may be dozens, need no look each second
@@ -46,6 +47,21 @@ class IdleReader:
         idle = self._look(now_s)
         self._looked = now_s, idle
         return idle
+
+    @property
+    def looked_s(self) -> float | None:
+        """Unix time of the last look."""
+        return None if self._looked is None else self._looked[0]
+
+    def origins(self) -> dict[str, Origin]:
+        """Where it is read that the device is used, and why nothing tells."""
+        sources = [
+            *([f"{len(self._terminals)} terminals under {self._dev}"] if self._terminals else []),
+            *([f"{len(self._usb)} USB keyboards and mice"] if self._usb else []),
+            *([f"{self._proc}/interrupts (i8042)"] if any("interrupt" in key for key in self._counters) else []),
+        ]
+        why = f"no terminal under {self._dev}, no PS/2 controller and no USB keyboard or mouse"
+        return {"user.idle_s": Origin(", ".join(sources), why)}
 
     def _look(self, now_s: float) -> float | None:
         up_s = _uptime(read_text(self._proc / "uptime"))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...policies.signal_readings import Origin
 from ...policies.snapshot import Memory
 from .cgroup import Cgroup
-from .files import read_text, whole
+from .files import read_text, whole, why_absent
 
 
 def read_memory(proc_root: Path, cgroup: Cgroup) -> Memory | None:
@@ -28,7 +29,31 @@ def read_memory(proc_root: Path, cgroup: Cgroup) -> Memory | None:
         limited_by=limited_by,
         swap_total_bytes=swap_total,
         swap_used_bytes=swap_used,
+        limit_bytes=None if limit is None else limit.limit_bytes,
+        limit_used_bytes=None if limit is None else limit.used_bytes,
     )
+
+
+def origins(proc_root: Path, cgroup: Cgroup) -> dict[str, Origin]:
+    """Where each signal of memory is read, and why one is absent."""
+    file = proc_root / "meminfo"
+    limit, fields = cgroup.memory_limit(), _meminfo(proc_root)
+    known = "MemTotal" in fields and "MemAvailable" in fields
+    unknown = None if known else why_absent(file)
+    source = str(file) if limit is None else f"{file}, {limit.directory}"
+    no_limit = "" if cgroup.known else f": {why_absent(cgroup.own_file)}"
+    group = Origin(
+        "" if limit is None else str(limit.directory),
+        unknown or f"no control group above patchd has a memory limit{no_limit}",
+    )
+    without_swap = "the machine has no swap" if fields.get("SwapTotal") == 0 else why_absent(file)
+    return {
+        "memory.available": Origin(source, unknown),
+        "memory.available_bytes": Origin(source, unknown),
+        "memory.swap_used": Origin(str(file), without_swap),
+        "memory.limit_bytes": group,
+        "memory.limit_used": group,
+    }
 
 
 def _meminfo(proc_root: Path) -> dict[str, int]:

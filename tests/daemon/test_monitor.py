@@ -8,45 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
+from device_trees import GIB, Tree
 from hypothesis import given
 from hypothesis import strategies as st
+from patchd.daemon.monitor.consumption import Consumption, ConsumptionReader
 from patchd.daemon.monitor.energy import EnergyReader
+from patchd.daemon.monitor.frequency import THROTTLED_FOR_S, FrequencyReader
 from patchd.daemon.monitor.monitor import Monitor
 from patchd.daemon.monitor.pressure import parse_stall
 from patchd.policies.signals import signals
-from patchd.policies.snapshot import Snapshot
 
-GIB = 1024**3
 PSI = "some avg10=12.50 avg60=3.00 avg300=0.10 total=1\nfull avg10=1.00 avg60=0.50 avg300=0.00 total=1\n"
-
-
-class Tree:
-    """A made-up /proc and /sys."""
-
-    def __init__(self, root: Path) -> None:
-        self.proc, self.sys, self.state = root / "proc", root / "sys", root / "state"
-        self.dev = root / "dev"
-        for directory in (self.proc, self.sys, self.dev, self.state):
-            directory.mkdir(parents=True)
-
-    def put(self, path: str, text: object) -> None:
-        file = self.proc.parent / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{text}\n")
-
-    def meminfo(self, total: int, available: int) -> None:
-        lines = {"MemTotal": total, "MemAvailable": available, "SwapTotal": 0, "SwapFree": 0}
-        self.put("proc/meminfo", "\n".join(f"{name}: {value // 1024} kB" for name, value in lines.items()))
-
-    def supply(self, name: str, **fields: object) -> None:
-        for field, value in fields.items():
-            self.put(f"sys/class/power_supply/{name}/{field}", value)
-
-    def monitor(self) -> Monitor:
-        return Monitor(state_dir=self.state, proc_root=self.proc, sys_root=self.sys, dev_root=self.dev)
-
-    def sample(self) -> Snapshot:
-        return self.monitor().sample(1.0)
 
 
 @pytest.fixture
@@ -62,7 +34,7 @@ def test_a_machine_with_nothing_has_everything_absent_and_nothing_zero(tree: Tre
     assert (snapshot.pressure.cpu, snapshot.pressure.memory, snapshot.pressure.io) == (None, None, None)
     assert (snapshot.power.on_mains, snapshot.power.battery_charge) == (None, None)
     assert snapshot.temperatures == ()
-    assert set(signals(snapshot)) <= {"disk.free_bytes", "cpu.busy_own"}
+    assert set(signals(snapshot)) <= {"disk.free_bytes", "disk.free", "memory.own_bytes", "cpu.busy_own"}
 
 
 def test_a_laptop_with_two_batteries_weighs_them_by_energy_and_leaves_the_mouse_out(tree: Tree) -> None:
@@ -310,3 +282,76 @@ def test_a_battery_is_weighed_while_it_discharges_in_either_of_its_units(tree: T
 def test_a_machine_that_tells_no_energy_has_none(tree: Tree) -> None:
     reader = EnergyReader(tree.proc, tree.sys)
     assert (reader.read(0.0), reader.read(1.0)) == (None, None)
+
+
+def test_power_is_read_from_rapl_first_then_at_the_supply_then_from_the_battery(tree: Tree) -> None:
+    tree.supply("BAT0", type="Battery", status="Discharging", power_now=8_000_000)
+    reader = ConsumptionReader(tree.proc, tree.sys)
+    assert reader.read(10.0) is None
+    assert reader.read(12.0) == Consumption(8.0, "battery")
+    tree.put("sys/class/hwmon/hwmon0/name", "power_meter")
+    tree.put("sys/class/hwmon/hwmon0/power1_average", 95_500_000)
+    reader.discover()
+    assert reader.read(14.0) == Consumption(95.5, "input")
+    rapl(tree, "intel-rapl:0", "package-0", 1_000_000)
+    reader.read(16.0)
+    rapl(tree, "intel-rapl:0", "package-0", 31_000_000)
+    assert reader.read(18.0) == Consumption(15.0, "rapl")
+
+
+# the clock
+
+
+def test_a_throttle_counter_that_moves_counts_for_a_while(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("patchd.daemon.monitor.frequency.time.monotonic", lambda: now)
+    number = min(os.sched_getaffinity(0))
+    file = f"sys/devices/system/cpu/cpu{number}/thermal_throttle/package_throttle_count"
+    tree.put(file, 7)
+    reader = FrequencyReader(tree.sys)
+    assert [reader.read().throttled for _ in range(2)] == [False, False]
+    tree.put(file, 8)
+    assert reader.read().throttled is True
+    now += THROTTLED_FOR_S - 1
+    assert reader.read().throttled is True
+    now += 2
+    assert reader.read().throttled is False
+
+
+@pytest.mark.parametrize(
+    ("text", "throttled"),
+    [("0", False), ("50000", False), ("50005", True), ("0x80008", True), ("1", False), ("zz", None)],
+)
+def test_the_flags_of_a_raspberry_pi_count_while_they_slow_it(tree: Tree, text: str, throttled: bool | None) -> None:
+    tree.put("sys/devices/platform/soc/soc:firmware/get_throttled", text)
+    assert FrequencyReader(tree.sys).read().throttled is throttled
+
+
+def test_a_cooling_device_of_the_processor_throttles_and_a_fan_does_not(tree: Tree) -> None:
+    for number, kind in enumerate(("pwm-fan", "Processor")):
+        tree.put(f"sys/class/thermal/cooling_device{number}/type", kind)
+        tree.put(f"sys/class/thermal/cooling_device{number}/cur_state", 1 - number)
+    reader = FrequencyReader(tree.sys)
+    assert reader.read().throttled is False
+    tree.put("sys/class/thermal/cooling_device1/cur_state", 3)
+    assert reader.read().throttled is True
+
+
+def test_only_some_of_many_clocks_are_looked_at(tree: Tree) -> None:
+    number = min(os.sched_getaffinity(0))
+    for policy in range(100):
+        tree.clock(policy, f"{number}", now=1_000_000, allowed=2_000_000, highest=2_000_000)
+    clock = FrequencyReader(tree.sys).read()
+    assert (clock.frequency, clock.limit) == (0.5, 1.0)
+
+
+# batteries that tell little
+
+
+def test_batteries_with_different_units_count_alike(tree: Tree) -> None:
+    tree.supply("BAT0", type="Battery", status="Charging", energy_now=10, energy_full=100, power_now=4_000_000)
+    tree.supply("BAT1", type="Battery", status="Full", capacity=90)
+    power = tree.sample().power
+    assert power.battery_charge == pytest.approx(0.5)
+    assert power.battery_watts == -4.0
+    assert power.battery_seconds_left is None

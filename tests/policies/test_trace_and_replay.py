@@ -69,7 +69,7 @@ def test_what_is_recorded_is_what_is_replayed(
         power=Power(on_mains=mains, battery_charge=charge),
     )
     trace = parse_trace(HEADER + "\n" + record_line(0.0, seen), "f")
-    assert trace.at(0.0, NEUTRAL).model_copy(update={"source": "device", "time_s": 3.0}) == seen
+    assert trace.at(0.0, NEUTRAL).model_copy(update={"source": "device", "traced": (), "time_s": 3.0}) == seen
 
 
 @pytest.mark.parametrize(
