@@ -57,7 +57,7 @@ from .training_service import TrainingService
 
 DRAIN_S = 7.0  # SIGTERM must end in 10 s: this long for work in flight, the rest for closing
 CLEAN_UP_S = 3600
-POLICY_CHECK_S = 2
+POLICY_CHECK_S = 1.5  # a changed file counts within two seconds
 KEEP_ALIVE_CHECK_S = 5
 RECALIBRATE_CHECK_S = 30
 PERSONALISE_CHECK_S = 5
@@ -99,7 +99,7 @@ class Daemon:
         self._lock = StateLock(state_dir)
         self.store = Store(state_dir)
         self.events = EventLog(self.store)
-        self.policies = PolicyService(self.store, self.events, config.policy)
+        self.policies = PolicyService(self.store, self.events, config.policy, config.policies_dir)
         self.tasks = TaskService(self.store, self.events)
         self.monitor = Monitor(
             proc_root=config.proc_root,

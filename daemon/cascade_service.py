@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ..policies.cascade import Cascade, Row, RungId
 from ..policies.cascade_choice import AffordedCascade, afforded
 from ..policies.drift import calibrated_bound, describe, drifted, onset, update
-from ..policies.policy import Cascades
+from ..policies.policy_tables import Cascades
 from .api.schemas import CascadeAnswer, CascadeState, StageCount
 from .backlog import Backlog
 from .events import EventLog

@@ -143,9 +143,10 @@ class PatchdClient:
         """The presets and the policy files the daemon knows."""
         return self._get(schemas.PolicyList, "/v1/policies")
 
-    def policy(self, name: str) -> schemas.PolicyText:
-        """The text of a policy."""
-        return self._get(schemas.PolicyText, f"/v1/policies/{quote(name, safe='')}")
+    def policy(self, name: str, *, effective: bool = False) -> schemas.PolicyText:
+        """The text of a policy; `effective` is that of all its files together."""
+        query = "?effective=true" if effective else ""
+        return self._get(schemas.PolicyText, f"/v1/policies/{quote(name, safe='')}{query}")
 
     def use_policy(self, *, name: str | None = None, path: Path | None = None) -> schemas.PolicyState:
         """Put a policy in force, by name or by the absolute path of a file that the daemon can read."""

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 from ..policies.errors import ConfigError
 from ..policies.snapshot import Frozen
 from .loopback import parse_listen
+from .policy_files import DROP_INS
 
 
 class DaemonConfig(Frozen):
@@ -26,6 +27,7 @@ class DaemonConfig(Frozen):
         None, description="loopback address and port to serve on as well, e.g. 127.0.0.1:8000; default: none"
     )
     policy: str = Field("balanced", description="a preset's name or the path of a policy file")
+    policies_dir: Path = Field(DROP_INS, description="directory whose *.toml files are laid over the policy, in order")
     admin_users: tuple[str, ...] = Field((), description="users beside root and the daemon's own who may change things")
     proc_root: Path = Field(Path("/proc"), description="where /proc is read")
     sys_root: Path = Field(Path("/sys"), description="where /sys is read")

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 from ..policies.errors import BadInputError, ForbiddenError, NotFoundError, StateError, TooLargeError
 from ..policies.examples import ExampleFile, part_of_next
-from ..policies.policy import Examples
+from ..policies.policy_tables import Examples
 from .api.example_schemas import ExampleList, ExamplesDeleted, ExampleSummary, ExampleView, Source
 from .events import EventLog
 from .example_store import Example, ExampleStore

@@ -16,7 +16,7 @@ from apscheduler.schedulers.base import BaseScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from ..policies.errors import PatchdError
-from ..policies.policy import Retrain
+from ..policies.policy_tables import Retrain
 from ..policies.task import TrainSpec
 from ..policies.training_times import next_boundary
 from ..policies.windows import WeeklyTime

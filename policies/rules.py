@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from .conditions import Condition, Rule
 from .decision import AllocationDecision, Reason, ReasonKind
-from .policy import Condition, Policy, Rule
+from .policy import Policy
 from .signals import signal_spec, signals
 from .snapshot import Frozen, Snapshot
 

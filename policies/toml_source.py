@@ -1,100 +1,139 @@
-"""Where a key stands in a TOML text: tomllib gives no positions, and an error must name the line."""
+"""Where a key stands in a TOML text: tomllib gives no positions, and an error must name line and column."""
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import re
-from collections.abc import Iterator
+import tomllib
+from typing import NamedTuple
 
-_TABLE = re.compile(r"\s*(\[\[?)\s*([A-Za-z0-9_.\"' -]+?)\s*\]\]?\s*(?:#.*)?$")
-_KEY = re.compile(r"\s*(\"[^\"]*\"|'[^']*'|[A-Za-z0-9_-]+)\s*=")
-_TOKEN = re.compile(
-    r'''(?P<string>"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|'[^'\n]*')'''
-    r"|(?P<comment>#[^\n]*)|(?P<open>[\[{])|(?P<close>[\]}])|(?P<comma>,)|(?P<line>\n)",
+_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_SPACE = re.compile(r"[ \t]*")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_STRING = re.compile(
+    r'''"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?'{3,5}|"(?:\\.|[^"\\\n])*"|'[^'\n]*\'''',
     re.DOTALL,
 )
+_SCALAR = re.compile(r"[^,\]}\n#]*")
 
 Path = tuple[str | int, ...]
-_Frame = tuple[str, Path, str | int]  # bracket, path of the container, index or key of what stands there now
 
 
-def line_of(text: str, path: Path) -> int:
-    """The 1-based line of the key at `path` (tables, array indices, keys); where it is not found, of the nearest above.
+class Position(NamedTuple):
+    """A place in a text, both counted from 1, columns in characters."""
 
-    A key that is missing is looked for in vain, so the line is that of the table it is missing from.
+    line: int = 1
+    column: int = 1
+
+
+def positions(text: str) -> dict[Path, Position]:
+    """Every table, key and array element of a TOML text that tomllib accepts, by its path.
+
+    An array element and an entry of an array of tables have their index in the path. What is nested too deep to follow
+    is left out.
     """
-    found = dict(_positions(text))
+    scanner = _Scanner(text)
+    with contextlib.suppress(RecursionError, IndexError, ValueError):  # it is no TOML after all: what was found stands
+        scanner.document()
+    starts = [0, *(found.end() for found in re.finditer("\n", text))]
+
+    def position(offset: int) -> Position:
+        line = bisect.bisect_right(starts, offset)
+        return Position(line, offset - starts[line - 1] + 1)
+
+    return {path: position(offset) for path, offset in scanner.found.items()}
+
+
+def nearest(found: dict[Path, Position], path: Path) -> Position:
+    """The position of `path`; where it is not there, of the nearest table above: a missing key stands nowhere."""
     for length in range(len(path), 0, -1):
-        line = found.get(path[:length])
-        if line is not None:
-            return line
-    return 1
+        if (position := found.get(path[:length])) is not None:
+            return position
+    return Position()
 
 
-def _positions(text: str) -> Iterator[tuple[Path, int]]:
-    """Every table, key and array element with its line, in the order of the text."""
-    current: Path = ()
-    counts: dict[Path, int] = {}
-    number, lines = 0, text.split("\n")
-    while number < len(lines):
-        line = lines[number]
-        if header := _TABLE.match(line):
-            name: Path = tuple(part.strip().strip("\"'") for part in header.group(2).split("."))
-            if header.group(1) == "[[":
-                counts[name] = counts.get(name, -1) + 1
-                current = (*name, counts[name])
+class _Scanner:
+    """Walks a valid TOML text once; `found` maps paths to offsets."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.at = text, 0
+        self.found: dict[Path, int] = {}
+        self._last: dict[Path, int] = {}  # index of the last entry of each array of tables
+
+    def document(self) -> None:
+        table: Path = ()
+        while self._skip(_BLANK) < len(self.text):
+            if self.text.startswith("[", self.at):
+                table = self._header()
             else:
-                current = name
-            yield current, number + 1
-        elif key := _KEY.match(line):
-            path = (*current, key.group(1).strip("\"'"))
-            yield path, number + 1
-            rest = "\n".join([line[key.end() :], *lines[number + 1 :]])
-            inside, more_lines = _value(rest, path, number + 1)
-            yield from inside
-            number += more_lines
-        number += 1
+                self._pair(table)
 
+    def _header(self) -> Path:
+        array = self.text.startswith("[[", self.at)
+        self.at += 2 if array else 1
+        parts = self._key()
+        self.at = self.text.index("]", self.at) + (2 if array else 1)
+        path: Path = ()
+        for place, (name, offset) in enumerate(parts):
+            path = (*path, name)
+            last = place == len(parts) - 1
+            if array and last:
+                self._last[path] = self._last.get(path, -1) + 1
+            self.found.setdefault(path, offset)
+            if path in self._last:
+                path = (*path, self._last[path])
+                self.found.setdefault(path, offset)
+        return path
 
-def _value(text: str, path: Path, line: int) -> tuple[list[tuple[Path, int]], int]:
-    """Positions inside one value, of array elements and keys of inline tables, and how many more lines it takes."""
-    found: list[tuple[Path, int]] = []
-    stack: list[_Frame] = []
-    at, used = 0, 0
-    while at < len(text):
-        if stack and stack[-1][0] == "{" and (key := _KEY.match(text, at)):
-            container, name = stack[-1][1], key.group(1).strip("\"'")
-            stack[-1] = ("{", container, name)
-            found.append(((*container, name), line + used + text.count("\n", at, key.start(1))))
-            used += text.count("\n", at, key.end())
-            at = key.end()
-            continue
-        token = _TOKEN.match(text, at)
-        if token is None:
-            at += 1
-            continue
-        at = token.end()
-        kind = token.lastgroup
-        if kind == "line":
-            if not stack:
-                break
-            used += 1
-        elif kind == "string":
-            if stack and stack[-1][0] == "[":
-                found.append((_element(stack[-1]), line + used))
-            used += token.group().count("\n")
-        elif kind == "open":
-            inner = path if not stack else _element(stack[-1])
-            stack.append((token.group(), inner, 0))
-            if stack[:-1]:
-                found.append((inner, line + used))
-        elif kind == "close" and stack:
-            stack.pop()
-        elif kind == "comma" and stack:
-            bracket, container, place = stack[-1]
-            if isinstance(place, int):
-                stack[-1] = (bracket, container, place + 1)
-    return found, used
+    def _pair(self, table: Path) -> None:
+        path = table
+        for name, offset in self._key():
+            path = (*path, name)
+            self.found.setdefault(path, offset)
+        self.at = self.text.index("=", self.at) + 1
+        self._value(path)
 
+    def _key(self) -> list[tuple[str, int]]:
+        """The parts of a dotted key with their offsets."""
+        parts = []
+        while True:
+            self._skip(_SPACE)
+            start = self.at
+            token = _STRING.match(self.text, start) or _BARE_KEY.match(self.text, start)
+            if token is None:
+                raise ValueError("no key")
+            self.at = token.end()
+            name = token.group()
+            quoted = name[0] in "\"'"
+            parts.append((next(iter(tomllib.loads(f"{name} = 0"))) if quoted else name, start))
+            self._skip(_SPACE)
+            if not self.text.startswith(".", self.at):
+                return parts
+            self.at += 1
 
-def _element(frame: _Frame) -> Path:
-    return (*frame[1], frame[2])
+    def _value(self, path: Path) -> None:
+        self._skip(_SPACE)
+        opening = self.text[self.at]
+        if (string := _STRING.match(self.text, self.at)) is not None:
+            self.at = string.end()
+        elif opening in "[{":
+            self.at += 1
+            closing, index = "]" if opening == "[" else "}", 0
+            while self.text[self._skip(_BLANK)] != closing:
+                if opening == "[":
+                    self.found[(*path, index)] = self.at
+                    self._value((*path, index))
+                    index += 1
+                else:
+                    self._pair(path)
+                if self.text[self._skip(_BLANK)] == ",":
+                    self.at += 1
+            self.at += 1
+        else:
+            self._skip(_SCALAR)
+
+    def _skip(self, pattern: re.Pattern[str]) -> int:
+        found = pattern.match(self.text, self.at)
+        self.at = self.at if found is None else found.end()
+        return self.at

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from .decision import TrainingPlan
-from .policy import Training
+from .policy_tables import Training
 from .snapshot import Frozen, Snapshot
 from .training_costs import PlanLimits
 

@@ -15,7 +15,7 @@ from .snapshot import Frozen, Snapshot
 from .windows import DAYS, is_open, next_change, next_midnight
 
 if TYPE_CHECKING:
-    from .policy import Training
+    from .policy_tables import Training
 
 COOL_DOWN_CELSIUS = 5.0  # training that was too hot goes on so far below its limit
 

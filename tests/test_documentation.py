@@ -7,17 +7,9 @@ from pathlib import Path
 
 import pytest
 from patchd.daemon.config import DaemonConfig
-from patchd.policies.policy import (
-    Cascades,
-    Condition,
-    Examples,
-    Head,
-    Inference,
-    Retrain,
-    Rule,
-    Training,
-    parse_policy,
-)
+from patchd.policies.conditions import Condition, Rule
+from patchd.policies.policy import parse_policy
+from patchd.policies.policy_tables import Cascades, Examples, Head, Inference, Retrain, Training
 from patchd.policies.presets_loader import trace_names
 from patchd.policies.signals import SIGNALS
 from patchd.policies.snapshot import Frozen

@@ -28,6 +28,7 @@ from .cascade_routes import CascadeRoutes, told_passage
 from .example_routes import ExampleRoutes
 from .metrics_routes import MetricsRoutes
 from .oip_routes import OipRoutes
+from .policy_routes import PolicyRoutes
 from .routing import Context, Route, dumps, explain_validation, openapi
 from .signal_routes import SignalRoutes
 from .training_routes import TrainingRoutes
@@ -41,6 +42,7 @@ class Routes:
     def __init__(self, services: Services) -> None:
         self._s = services
         self._open = OipRoutes(services)
+        self._policies = PolicyRoutes(services)
         self._cascades = CascadeRoutes(services)
         self._examples = ExampleRoutes(services)
         self._bases = BaseRoutes(services)
@@ -103,22 +105,6 @@ class Routes:
         if passed is None:
             return told
         return told.model_copy(update={"cascade": passed, "sentences": (*told.sentences, told_passage(passed))})
-
-    # policies
-
-    async def policies(self, _: Context) -> s.PolicyList:
-        return self._s.policies.listing()
-
-    async def policy(self, c: Context) -> s.PolicyText:
-        return self._s.policies.text(c.path("name"))
-
-    async def use_policy(self, c: Context) -> s.PolicyState:
-        choice = c.body.path or c.body.name
-        if (c.body.path is None) == (c.body.name is None):
-            raise BadInputError("Give either the name of a policy or the path of a file.")
-        state = self._s.policies.use(choice)
-        self._s.deciding.refresh()
-        return state
 
     # tasks
 
@@ -338,17 +324,7 @@ class Routes:
                     ("at", "number", "a moment, Unix time in seconds"),
                 ),
             ),
-            Route("GET", "/v1/policies", "Presets and the policy in force", self.policies, s.PolicyList),
-            Route("GET", "/v1/policies/{name}", "A policy's text", self.policy, s.PolicyText),
-            Route(
-                "POST",
-                "/v1/policies/use",
-                "Put a policy in force",
-                self.use_policy,
-                s.PolicyState,
-                s.PolicyUse,
-                changes=True,
-            ),
+            *self._policies.table(),
             Route("GET", "/v1/tasks", "All tasks with their ladders", self.tasks, s.TaskList),
             Route("POST", "/v1/tasks", "Add a task", self.add_task, s.TaskView, s.TaskCreate, changes=True),
             Route("GET", "/v1/tasks/{name}", "One task with its ladder", self.task, s.TaskView),

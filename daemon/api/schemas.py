@@ -49,7 +49,8 @@ class PolicyState(Frozen):
 
     name: str
     source: str = Field(description="path of the file, or 'preset:NAME'")
-    sha256: str
+    files: tuple[str, ...] = Field((), description="all files that it comes from, later ones laid over earlier ones")
+    sha256: str = Field(description="of the texts of all its files")
     loaded_s: float
     error: str | None = Field(None, description="why a newer version of the file is not in force")
 

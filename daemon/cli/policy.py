@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ...policies.errors import BadInputError, PolicyError
+from ...policies.errors import BadInputError
 from . import render
 from .common import Settings, json_option, pass_settings, print_body
 
@@ -36,22 +36,53 @@ def list_(settings: Settings, as_json: bool) -> None:
         click.echo(render.table(("", "name", "source", "description"), rows))
 
 
-@policy.command(epilog="\b\nExamples:\n  patchctl policy show\n  patchctl policy show powersave > my-policy.toml")
-@click.argument("name", required=False)
+@policy.command(
+    epilog=(
+        "\b\nExamples:\n"
+        "  patchctl policy show\n"
+        "  patchctl policy show powersave > my-policy.toml\n"
+        "  patchctl policy show --effective                 what is in force, and from which files\n"
+        "  patchctl policy show --effective ./my-policy.toml    needs no daemon"
+    )
+)
+@click.argument("name", metavar="[NAME|FILE]", required=False)
+@click.option(
+    "--effective", is_flag=True, help="All files of the policy as one text, each key with the file and line it is from."
+)
 @json_option
 @pass_settings
-def show(settings: Settings, name: str | None, as_json: bool) -> None:
+def show(settings: Settings, name: str | None, effective: bool, as_json: bool) -> None:
     """Print a policy. Without NAME, the one in force."""
     from urllib.parse import quote
 
+    if name is not None and is_path(name):
+        _show_file(Path(name), effective, as_json)
+        return
     with settings.client() as client:
         if name is None:
             name = next((info.name for info in client.policies().policies if info.in_force), None)
             name = client.status().policy.name if name is None else name
         if as_json:
-            print_body(client.request("GET", f"/v1/policies/{quote(name, safe='')}"))
+            query = "?effective=true" if effective else ""
+            print_body(client.request("GET", f"/v1/policies/{quote(name, safe='')}{query}"))
             return
-        click.echo(client.policy(name).toml.rstrip("\n"))
+        click.echo(client.policy(name, effective=effective).toml.rstrip("\n"))
+
+
+def _show_file(file: Path, effective: bool, as_json: bool) -> None:
+    """Print a file, or what it and its includes make together; what the daemon lays over it, only the daemon knows."""
+    from ...policies.policy_text import effective_text
+    from ..api.schemas import PolicyText
+    from ..policy_files import PolicyFiles
+
+    loaded = PolicyFiles(None).load_file(file)
+    merged = loaded.merged
+    toml = effective_text(merged) if effective else merged.layers[-1].text
+    if as_json:
+        shown = PolicyText(name=loaded.policy.policy.name, source=str(file.absolute()), in_force=False, toml=toml)
+        print_body(shown.model_dump_json().encode())
+        return
+    click.echo(toml.rstrip("\n"))
 
 
 @policy.command(
@@ -59,9 +90,24 @@ def show(settings: Settings, name: str | None, as_json: bool) -> None:
 )
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
-    """Check a policy file. Needs no daemon; a mistake is named with file, line and key."""
+    """Check a policy file with all it includes. Needs no daemon; a mistake is named with file, line, column and key."""
     checked = read_policy(file)
     click.echo(f"{file}: policy '{checked.policy.name}' is fine.")
+
+
+@policy.command(
+    epilog=(
+        "\b\nExample:\n"
+        "  patchctl policy schema > policy.schema.json    then begin a policy with #:schema ./policy.schema.json"
+    )
+)
+def schema() -> None:
+    """Print the JSON Schema of policy files, for editors that check and complete TOML. Needs no daemon."""
+    import json
+
+    from ...policies.policy import policy_json_schema
+
+    click.echo(json.dumps(policy_json_schema(), indent=2))
 
 
 @policy.command(
@@ -96,16 +142,10 @@ def is_path(text: str) -> bool:
 
 
 def read_policy(file: Path) -> Policy:
-    """Read and check a policy file. Raises PolicyError naming file, line and key."""
-    from ...policies.policy import parse_policy
+    """Read and check a policy file with all it includes. Raises PolicyError naming file, line, column and key."""
+    from ..policy_files import PolicyFiles
 
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PolicyError(f"{file}: cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise PolicyError(f"{file}: is not UTF-8 text.") from error
-    return parse_policy(text, str(file))
+    return PolicyFiles(None).load_file(file).policy
 
 
 def preset_or_file(text: str) -> Policy:

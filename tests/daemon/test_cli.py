@@ -642,7 +642,7 @@ def test_a_policy_file_is_checked_without_a_daemon(tmp_path) -> None:
     line = bad.read_text().splitlines().index("[inferense]") + 1
     result = patchctl("policy", "check", bad)
     assert result.exit_code == 5
-    assert result.stderr.startswith(f"patchctl: {bad}:{line}: ")
+    assert result.stderr.startswith(f"patchctl: {bad}:{line}:2: ")
     assert "inferense" in result.stderr
     assert patchctl("policy", "check", tmp_path / "none.toml").exit_code == 5
 

@@ -68,7 +68,7 @@ def test_a_rule_on_an_added_signal_matches_while_it_is_there() -> None:
 
 
 def test_a_name_that_only_begins_like_one_is_refused_with_the_rule_for_names() -> None:
-    with pytest.raises(PolicyError, match=r"f:6: .*'app.People' is no name of an added signal: two or more words"):
+    with pytest.raises(PolicyError, match=r"f:6:\d+: .*'app.People' is no name of an added signal: two or more words"):
         parse_policy(POLICY.format(signal="app.People"), "f")
 
 

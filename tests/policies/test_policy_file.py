@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from patchd.policies.errors import NotFoundError, PolicyError
 from patchd.policies.policy import Policy, parse_policy, policy_json_schema
 from patchd.policies.presets_loader import load_preset, preset_names, preset_text
-from patchd.policies.toml_source import line_of
+from patchd.policies.toml_source import Position, positions
 
 HEAD = '[policy]\nname = "x"\n'
 RULE = '[[rule]]\nname = "r"\nwhen = [{ signal = "battery.charge", below = 0.2 }]\ninference = 0.1\n'
@@ -50,7 +50,7 @@ def test_an_unknown_preset_is_named_with_the_known_ones() -> None:
         (HEAD + "[inference]\nallocation = true\n", 4, "allocation"),
         (HEAD + '[inference]\nallocation = "0.5"\n', 4, "allocation"),
         (HEAD + "[inference]\nallocation = nan\n", 4, "allocation"),
-        (HEAD + "[inference]\nmin_resolution = 224\nmax_resolution = 96\n", 3, "224 is above max_resolution 96"),
+        (HEAD + "[inference]\nmin_resolution = 224\nmax_resolution = 96\n", 4, "224 is above max_resolution 96"),
         (HEAD + "[cascade]\nepsilom = 0.01\n", 4, "epsilom.*epsilon"),
         (HEAD + "[cascades]\n", 3, "cascades.*cascade"),
         (HEAD + "[cascade]\nepsilon = 0.0\n", 4, "cascade.epsilon.*greater than 0"),
@@ -73,13 +73,13 @@ def test_an_unknown_preset_is_named_with_the_known_ones() -> None:
         (HEAD + '[[retrain]]\ntask = "t"\nat = "03:00"\nkinds = ["base_fraction"]\n', 6, "base_fraction"),
         (HEAD + '[[retrain]]\ntask = "t"\nat = "03:00"\nkinds = ["hed"]\n', 6, "retrain.0.kinds.0"),
         (HEAD + '[[retrain]]\ntask = "t"\nat = "03:00"\nevry = 1\n', 6, "evry.*every_days"),
-        (HEAD + '[[retrain]]\ntask = "t"\nevery_days = 1\n' * 2, 1, "task 't' stands in two"),
+        (HEAD + '[[retrain]]\ntask = "t"\nevery_days = 1\n' * 2, 7, "task 't' stands in two"),
         (HEAD + RULE.replace("battery.charge", "batery.charge"), 5, "batery.charge.*battery.charge"),
         (HEAD + RULE.replace("below = 0.2", "below = 20"), 5, "share from 0 to 1"),
         (HEAD + RULE.replace("below = 0.2", "below = 0.2, leave_above = 0.1"), 5, "leave_above"),
         (HEAD + RULE.replace("below = 0.2", "below = 0.2, above = 0.5"), 5, "exactly one"),
         (HEAD + RULE.replace("inference = 0.1\n", ""), 3, "at least one of inference and training"),
-        (HEAD + RULE + RULE, 1, "two rules are named 'r'"),
+        (HEAD + RULE + RULE, 8, "two rules are named 'r'"),
         (HEAD + "[[rule]]\nname = 'r'\ninference = 1.0\n", 3, "when"),
         (HEAD + "when = [\n", 3, "not TOML"),
         ("", 1, "policy"),
@@ -87,7 +87,7 @@ def test_an_unknown_preset_is_named_with_the_known_ones() -> None:
     ],
 )
 def test_each_mistake_names_file_line_and_key(text: str, line: int, said: str) -> None:
-    with pytest.raises(PolicyError, match=f"(?s)^my.toml:{line}: .*{said}") as caught:
+    with pytest.raises(PolicyError, match=rf"(?s)^my.toml:{line}:\d+: .*{said}") as caught:
         parse_policy(text, "my.toml")
     assert "Traceback" not in str(caught.value)
     assert "\n" not in caught.value.message.strip()
@@ -98,7 +98,7 @@ def test_the_second_condition_of_a_long_when_has_its_own_line() -> None:
         '[[rule]]\nname = "r"\nwhen = [\n    { signal = "cpu.busy", above = 0.5 },  # { not this\n'
         '    { signal = "cpu.bussy", above = 0.5 },\n]\ntraining = 0.0\n'
     )
-    with pytest.raises(PolicyError, match=r"^f:7: .*cpu.bussy"):
+    with pytest.raises(PolicyError, match=r"^f:7:5: .*cpu.bussy"):
         parse_policy(text, "f")
 
 
@@ -107,25 +107,27 @@ def test_the_second_condition_of_a_long_when_has_its_own_line() -> None:
     blank=st.lists(st.integers(0, 3), min_size=4, max_size=4),
     which=st.integers(0, 2),
 )
-def test_the_line_of_a_key_is_found_among_comments_blank_lines_and_inline_tables(
+def test_the_place_of_a_key_is_found_among_comments_blank_lines_and_inline_tables(
     comments: list[str], blank: list[int], which: int
 ) -> None:
     lines: list[str] = []
-    expected: dict[tuple[str | int, ...], int] = {}
+    expected: dict[tuple[str | int, ...], Position] = {}
     for index in range(3):
         lines += [""] * blank[index] + [f"# {comments[index]}"] + ["[[rule]]"]
         lines.append(f'name = "r{index}"')
         lines.append("when = [")
         for part in range(2):
-            expected["rule", index, "when", part, "signal"] = len(lines) + 1
+            expected["rule", index, "when", part, "signal"] = Position(len(lines) + 1, 5)
+            expected["rule", index, "when", part, "above"] = Position(len(lines) + 1, 25)
             lines.append(f'  {{ signal = "a # [b]", above = {part} }}, # {comments[3]}')
         lines.append("]")
-        expected["rule", index, "training"] = len(lines) + 1
-        lines.append("training = 0.5")
+        expected["rule", index, "training"] = Position(len(lines) + 1, 3)
+        lines.append("  training = 0.5")
     text = "\n".join(lines)
-    for path, line in expected.items():
+    found = positions(text)
+    for path, place in expected.items():
         if path[1] == which:
-            assert line_of(text, path) == line
+            assert found[path] == place
 
 
 @given(
@@ -163,5 +165,5 @@ def test_monstrous_toml_is_refused_in_one_sentence(text: str) -> None:
 
 def test_the_json_schema_knows_every_table() -> None:
     assert set(policy_json_schema()["properties"]) == {
-        *("policy", "inference", "training", "cascade", "examples", "rule", "retrain")
+        *("policy", "inference", "training", "cascade", "examples", "rule", "retrain", "include", "remove_rules")
     }

@@ -7,7 +7,7 @@ import math
 
 from hypothesis import given
 from hypothesis import strategies as st
-from patchd.policies.policy import Training
+from patchd.policies.policy_tables import Training
 from patchd.policies.snapshot import Cpu, Disk, Memory, Snapshot, WorkerUse
 from patchd.policies.training_limits import DISK_RESERVE_BYTES, STEP, WORKER_BYTES, held, room
 

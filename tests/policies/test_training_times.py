@@ -8,7 +8,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from patchd.policies.decide import decide
 from patchd.policies.explain import sentences
-from patchd.policies.policy import Policy, Training, parse_policy
+from patchd.policies.policy import Policy, parse_policy
+from patchd.policies.policy_tables import Training
 from patchd.policies.rules import initial_state
 from patchd.policies.snapshot import Cpu, Power, Sensor, Snapshot, User
 from patchd.policies.training_times import Bar, TrainingDay, next_boundary, training_times
