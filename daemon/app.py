@@ -37,6 +37,7 @@ from .events import EventLog
 from .example_service import ExampleService
 from .example_store import ExampleStore
 from .export_service import ExportService
+from .history_service import HistoryService
 from .inference_service import InferenceService
 from .loopback import bound_at
 from .monitor.energy import EnergyReader
@@ -161,6 +162,7 @@ class Daemon:
             threads,
             config.measure_training_s,
         )
+        self.history = HistoryService(self.store, self.deciding, self.inference, self.cascades, self.training)
         self.bases = BaseService(self.store, self.events, self.tasks, self.training.jobs_on)
         self.personalising = PersonalisingService(self.events, self.policies, self.tasks, self.examples, self.training)
         self.exports = ExportService(self.tasks, self.store, self.events, state_dir / "exports")
@@ -222,6 +224,7 @@ class Daemon:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(serving, max(0.5, DRAIN_S + 1.0 - (time.monotonic() - began)))
         self.events.emit("daemon.stopped", f"patchd stopped after {time.monotonic() - began:.1f} s.")
+        self.history.close()
         self.store.close()
         self._lock.release()
 
@@ -289,6 +292,7 @@ class Daemon:
     async def _clean_up(self) -> None:
         self.store.trim(self.config.keep_decisions, self.config.keep_events)
         self.account.trim()
+        self.history.trim()
         await asyncio.to_thread(self.exports.clean)
         await self.examples.clean()
         self.training.forget_choices()
@@ -325,6 +329,7 @@ class Daemon:
             cascades=self.cascades,
             calibration=self.calibration,
             examples=self.examples,
+            history=self.history,
             state_dir=self.state_dir,
             socket_path=self.socket_path,
             listen=listen,

@@ -82,6 +82,18 @@ class CascadeService:
         """What each stage has answered since the cascade was made or the daemon started."""
         return tuple(self._counts.get(task, ()))
 
+    def counted(self) -> dict[str, list[tuple[str, StageCount]]]:
+        """Of each task that has answered through a cascade, its stages by name and what they have answered."""
+        return {
+            task: [
+                (f"{place} {stage.rung}", count)
+                for place, (stage, count) in enumerate(
+                    zip(self._states[task].cascade.stages, counts, strict=True), start=1
+                )
+            ]
+            for task, counts in self._counts.items()
+        }
+
     def rows(self, task: str) -> tuple[tuple[RungId, ...], tuple[Row, ...]]:
         """The audited inputs since the task's cascade last drifted: the rungs, and what they said."""
         rungs, since_s = self.audited(task), self._since_s(task)

@@ -41,12 +41,13 @@ if TYPE_CHECKING:
     from ..policies import decision as decisions
     from ..policies import snapshot as snapshots
     from ..policies.task import ExportFormat, TrainSpec
-    from .api import schemas, training_schemas
+    from .api import history_schemas, schemas, training_schemas
 
     Model = TypeVar("Model", bound=BaseModel)
 else:
     decisions = _LazyModule("..policies.decision")
     snapshots = _LazyModule("..policies.snapshot")
+    history_schemas = _LazyModule(".api.history_schemas")
     schemas = _LazyModule(".api.schemas")
     training_schemas = _LazyModule(".api.training_schemas")
 
@@ -349,6 +350,19 @@ class PatchdClient:
     def curve(self, job_id: str) -> training_schemas.JobCurve:
         """Loss and validation accuracy over a job's steps."""
         return self._get(training_schemas.JobCurve, f"/v1/jobs/{quote(job_id, safe='')}/curve")
+
+    def history(
+        self, from_s: float | None = None, to_s: float | None = None, points: int | None = None
+    ) -> history_schemas.History:
+        """What was in a period between two Unix times; without them, in the last 24 hours."""
+        return _parse(history_schemas.History, self.request_history(from_s, to_s, points))
+
+    def request_history(
+        self, from_s: float | None = None, to_s: float | None = None, points: int | None = None
+    ) -> bytes:
+        """The same, as it comes."""
+        query = {"from": from_s, "to": to_s, "points": points}
+        return self.request("GET", "/v1/history", query=query, timeout_s=WORK_TIMEOUT_S)
 
     def training_usage(self, days: int | None = None) -> training_schemas.TrainingUsage:
         """What training used on the last days, today included."""

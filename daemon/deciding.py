@@ -55,6 +55,7 @@ class DecisionService:
         self._prefix = f"{int(time.time()):x}"
         self._unsaved: Backlog[Stored] = Backlog(lambda stored: store.put_decision(*stored))
         self._listeners: list[Callable[[Decision], None]] = []
+        self._watchers: list[Callable[[Snapshot, Decision | None], None]] = []
         self.snapshot: Snapshot | None = None
         self.current: Decision | None = None
         self._last_tick_s = time.monotonic()
@@ -62,6 +63,10 @@ class DecisionService:
     def on_change(self, listener: Callable[[Decision], None]) -> None:
         """Call `listener` with every decision that differs from the one before."""
         self._listeners.append(listener)
+
+    def on_sample(self, watcher: Callable[[Snapshot, Decision | None], None]) -> None:
+        """Call `watcher` with every sample of the device and the decision that stands after it."""
+        self._watchers.append(watcher)
 
     def plan_for(self, situation: Callable[[Snapshot], TrainingSituation]) -> None:
         """Ask `situation` at every turn what training plans are for; it gives the same object while nothing changed."""
@@ -76,6 +81,8 @@ class DecisionService:
         if playing is not None and self._player.name is None:
             self._events.emit("trace.ended", f"The trace {playing} has ended; the device's own signals count again.")
         self.refresh()
+        for watcher in self._watchers:
+            watcher(self.snapshot, self.current)
         self._last_tick_s = time.monotonic()
 
     def check_health(self) -> None:

@@ -18,6 +18,7 @@ from ..policies.errors import (
     BusyError,
     DeadlineError,
     NotFoundError,
+    PatchdError,
     UnavailableError,
     WorkerCrashedError,
 )
@@ -37,6 +38,7 @@ from .events import EventLog
 from .inference_worker import InferenceWorker
 from .policy_service import PolicyService
 from .recent_images import RecentImages
+from .served import ServedCounts
 from .task_service import TaskService
 from .workers.protocol import (
     InferRequest,
@@ -144,10 +146,9 @@ class InferenceService:
         self._windows: dict[tuple[str, str, int], _Window] = {}
         self._requests: OrderedDict[str, _Answered] = OrderedDict()
         self._decode_ms: deque[float] = deque(maxlen=LATENCY_WINDOW)
-        self._per_task: dict[str, int] = {}
+        self.served = ServedCounts()
         self._stopping = False
         self._token = f"{time.time_ns():x}"[-8:]
-        self.total = 0
 
     # predictions
 
@@ -160,9 +161,13 @@ class InferenceService:
         began = time.perf_counter()
         spec = self._tasks.task(task)
         self._tasks.ladder(task, wish.base)  # a request that no rung can answer has no place in the queue
-        with self._in_queue(task, wish.client):
-            async with within(wish.deadline_ms):
-                return await self._infer(spec, given, wish, began)
+        try:
+            with self._in_queue(task, wish.client):
+                async with within(wish.deadline_ms):
+                    return await self._infer(spec, given, wish, began)
+        except PatchdError as error:
+            self.served.refused(task, error.code)
+            raise
 
     async def check_image(self, task: str, image: bytes, client: str) -> None:
         """Decode an image that is handed over for a task, in the worker and within its queue.
@@ -248,6 +253,7 @@ class InferenceService:
         timing = result.timing
         total_ms = (now - began) * 1e3
         self._account(rung, given.form, total_ms - start_ms, result)
+        self.served.answered(task, total_ms)
         request_id = f"{self._token}-{request.id}"
         if given.form == "image":
             self._recent.put(request_id, task, given.payload, wish.uid)
@@ -345,7 +351,12 @@ class InferenceService:
 
     def predictions_of(self, task: str) -> int:
         """Predictions answered for a task since the start."""
-        return self._per_task.get(task, 0)
+        return self.served.of(task)
+
+    @property
+    def total(self) -> int:
+        """Predictions answered since the start."""
+        return self.served.total
 
     # worker
 
@@ -373,8 +384,6 @@ class InferenceService:
         if form == "image":
             self._decode_ms.append(result.timing.decode_ms)
         self.worker.bases_used.add(rung.base)
-        self._per_task[rung.task] = self._per_task.get(rung.task, 0) + 1
-        self.total += 1
 
     def _remember(self, request_id: str, answered: _Answered) -> None:
         self._requests[request_id] = answered

@@ -200,3 +200,12 @@ def m010_rung_history(db: Database) -> None:
     db.table("rung_history").create_index(["task", "base", "resolution"])
     names = ", ".join(columns)
     db.execute(f"insert into rung_history ({names}) select {names} from rungs order by since_s")
+
+
+@MIGRATIONS()
+def m012_history(db: Database) -> None:
+    """What was seen, decided and served, minute by minute (compressed rows), and every training slice."""
+    db.table("history").create({"first_s": float, "last_s": float, "fine": int, "row": bytes})
+    db.table("history").create_index(["first_s"])
+    db.table("training_slices").create({"start_s": float, "end_s": float, "fine": int, "slice": str})
+    db.table("training_slices").create_index(["end_s"])

@@ -13,6 +13,7 @@ from .deciding import DecisionService
 from .events import EventLog
 from .example_service import ExampleService
 from .export_service import ExportService
+from .history_service import HistoryService
 from .inference_service import InferenceService
 from .monitor.monitor import Monitor
 from .policy_service import PolicyService
@@ -42,6 +43,7 @@ class Services:
     cascades: CascadeService
     calibration: CalibrationService
     examples: ExampleService
+    history: HistoryService
     state_dir: Path
     socket_path: Path
     listen: str | None

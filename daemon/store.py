@@ -509,7 +509,7 @@ class Store:
             kind,
             limit,
         )
-        return [_event(row) for row in rows]
+        return [event_of(row) for row in rows]
 
     def trim(self, keep_decisions: int, keep_events: int) -> None:
         """Drop the oldest decisions and events over the given numbers, and decisions over `DECISION_BYTES`."""
@@ -537,7 +537,8 @@ class _EventData(BaseModel):
     data: dict[str, Any]
 
 
-def _event(row: dict[str, Any]) -> Event:
+def event_of(row: dict[str, Any]) -> Event:
+    """The event that a row of the table holds."""
     data = _EventData.model_validate_json(row["data"]).data
     return Event(
         id=row["id"], time_s=row["time_s"], level=row["level"], kind=row["kind"], message=row["message"], data=data

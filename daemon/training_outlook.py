@@ -18,7 +18,7 @@ from .store import Store
 from .task_service import TaskService
 from .training_costs import TrainingCostBook
 from .training_outline import outline, usual_job
-from .training_records import JobFacts, JobNotes, joined
+from .training_records import JobFacts, JobNotes, PlanReport, joined
 
 
 class TrainingOutlook:
@@ -44,12 +44,13 @@ class TrainingOutlook:
         if told != known:
             self._put(job_id, facts=told)
 
-    def observe(self, job: JobView, uses: Sequence[PlanUse]) -> None:
-        """What plans took in a slice: predictions follow it, and the job's reports tell of it."""
-        reports = self.notes(job.id).plans_run
-        for report in self._costs.observe(self.outline(job), uses):
+    def observe(self, job: JobView, uses: Sequence[PlanUse]) -> list[PlanReport]:
+        """What plans took in a slice: predictions follow it, and the job's reports tell of it; these come back."""
+        reports, of_slice = self.notes(job.id).plans_run, self._costs.observe(self.outline(job), uses)
+        for report in of_slice:
             reports = joined(reports, report)
         self._put(job.id, plans_run=reports)
+        return of_slice
 
     def forget(self, job_id: str) -> None:
         """The job has ended: how its plans went is history, what it needed is not."""

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import signal
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +39,7 @@ from .training_examples import JobExamples
 from .training_measuring import Measurements, Request
 from .training_meter import TrainingMeter
 from .training_outlook import TrainingOutlook
+from .training_records import PlanReport
 from .training_requests import checked
 from .training_results import TrainingResults
 from .training_together import TrainingTogether, checked_together, why_not_together
@@ -65,6 +67,9 @@ CRASHES_BEFORE_FAILURE = 3  # in a row without a finished slice between them
 CRASH_PAUSE_S = 2.0
 STORAGE_PAUSE_S = 10.0
 THREADS_WRONG_TURNS = 2  # in a row, before a slice gives way to one with as many threads as there is room for
+
+# The job, its wall and processor seconds, and what its plans took.
+SliceWatcher = Callable[[JobView, float, float, Sequence[PlanReport]], None]
 
 
 class TrainingService:
@@ -112,10 +117,15 @@ class TrainingService:
         self._stopping = False
         self._expected_exit = False
         self._busy = asyncio.Lock()
+        self._slice_watchers: list[SliceWatcher] = []
         for job in self._jobs.values():
             if job.state is JobState.RUNNING:  # the daemon died in the middle; the checkpoint knows how far it came
                 self._update(job, state=JobState.QUEUED)
                 events.emit("job.recovered", f"Job {job.id} goes on from its last checkpoint.", job=job.id)
+
+    def on_slice(self, watcher: SliceWatcher) -> None:
+        """Call `watcher` with every slice that has ended in order."""
+        self._slice_watchers.append(watcher)
 
     # what callers ask for
 
@@ -550,7 +560,9 @@ class TrainingService:
         self._slice_plan, self._crashes = None, 0
         samples = sum(use.samples for use in message.uses)
         self._weigh(job.id, TrainingUse(seconds=message.seconds, slices=1, samples=samples))
-        self._outlook.observe(job, message.uses)
+        reports = self._outlook.observe(job, message.uses)
+        for watcher in self._slice_watchers:
+            watcher(job, message.seconds, message.cpu_seconds, reports)
         self._jobs[job.id] = job.model_copy(
             update={
                 "seconds": job.seconds + message.seconds,

@@ -26,6 +26,7 @@ from . import schemas as s
 from .base_routes import BaseRoutes
 from .cascade_routes import CascadeRoutes, told_passage
 from .example_routes import ExampleRoutes
+from .history_routes import HistoryRoutes
 from .metrics_routes import MetricsRoutes
 from .oip_routes import OipRoutes
 from .policy_routes import PolicyRoutes
@@ -49,6 +50,7 @@ class Routes:
         self._training = TrainingRoutes(services)
         self._metrics = MetricsRoutes(services)
         self._signals = SignalRoutes(services)
+        self._history = HistoryRoutes(services)
 
     # the daemon
 
@@ -409,6 +411,7 @@ class Routes:
             *self._training.table(),
             *self._metrics.table(),
             *self._signals.table(),
+            *self._history.table(),
             Route("GET", "/v1/profile", "Measured costs and latencies", self.profile, s.Profile),
             Route(
                 "POST", "/v1/profile", "Measure the costs now", self.run_profile, s.Profile, s.ProfileRun, changes=True
