@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from ..policies.choices import Choices
 from ..policies.decide import decide
 from ..policies.decision import Decision, RungDecision
 from ..policies.errors import NotFoundError, UnavailableError
 from ..policies.explain import sentences
-from ..policies.ladder import Choices, choose_rung
+from ..policies.ladder import choose_rung
 from ..policies.rules import PolicyState as RuleMemory
 from ..policies.rules import initial_state
 from ..policies.snapshot import Snapshot

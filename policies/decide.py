@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .choices import Choices
 from .decision import Decision, Ladder, ReasonKind, TrainingDecision, UnfreezeOrder
-from .ladder import Choices
 from .policy import Policy
 from .rules import PolicyState, allocations
 from .snapshot import Snapshot
@@ -34,9 +34,11 @@ def decide(
     """
     situation = training or TrainingSituation(costs=default_costs())
     inference, allowed, after = allocations(policy, snapshot, state)
-    rungs = (choices or Choices()).of(
+    rungs, holds = (choices or Choices()).of(
         ladders,
-        inference.value,
+        inference,
+        after.rungs,
+        snapshot.time_s,
         min_resolution=policy.inference.min_resolution,
         max_resolution=policy.inference.max_resolution,
     )
@@ -61,7 +63,9 @@ def decide(
         plan=plan,
         times=training_times(policy.training, snapshot, day, waited_for),
     )
-    return decision.model_copy(update={"changed": _changes(previous, decision)}), after
+    return decision.model_copy(update={"changed": _changes(previous, decision)}), after.model_copy(
+        update={"rungs": holds}
+    )
 
 
 def _for_its_job(plan: TrainingDecision, situation: TrainingSituation) -> TrainingDecision:

@@ -35,6 +35,9 @@ class AllocationDecision(Frozen):
 
     value: float = Field(ge=0, le=1)
     target: float = Field(ge=0, le=1, description="what the matching rules ask for; value follows it with hysteresis")
+    ahead: float | None = Field(
+        None, ge=0, le=1, description="what it falls to if the conditions that wait out their `for_s` hold on"
+    )
     reasons: tuple[Reason, ...]
 
 
@@ -64,6 +67,7 @@ class RungCandidate(Frozen):
     estimated: bool = False
     fits: bool
     chosen: bool
+    within_caps: bool = Field(True, description="whether the policy's resolution caps allow it")
     verdict: str
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from .decision import Ladder, Rung, RungCandidate, RungDecision
 from .errors import BadInputError
+
+Rank = tuple[float, int]  # of a rung: accuracy where all are measured, resolution
 
 
 def choose_rung(
@@ -25,11 +27,9 @@ def choose_rung(
     budget = budget_ms(min(c for c, _ in costs.values()), max(c for c, _ in costs.values()), allocation)
     by_accuracy = all(r.accuracy is not None for r in inside)
 
-    def rank(r: Rung) -> tuple[float, int]:
-        return (r.accuracy or 0.0) if by_accuracy else 0.0, r.resolution
-
+    order = _order(inside, by_accuracy)
     fitting = [r for r in inside if costs[r.resolution][0] <= budget]
-    best = max(fitting, key=rank)
+    best = max(fitting, key=lambda r: order[r.resolution])
     candidates = tuple(
         _candidate(r, costs, budget, best, by_accuracy, inside)
         for r in sorted(ladder.rungs, key=lambda r: -r.resolution)
@@ -55,33 +55,14 @@ def budget_ms(low: float, high: float, allocation: float) -> float:
     return high if allocation >= 1.0 else max(low, min(high, low + allocation * (high - low)))
 
 
-class Choices:
-    """The rungs of many tasks, turn after turn: chosen anew only where the ladder, the allocation or a cap is new."""
+def ranks(candidates: Iterable[RungCandidate]) -> dict[int, Rank]:
+    """How good the rungs within the caps are, by resolution: what `choose_rung` goes by among those that fit."""
+    inside = [each.rung for each in candidates if each.within_caps]
+    return _order(inside, all(rung.accuracy is not None for rung in inside))
 
-    def __init__(self) -> None:
-        self._terms: tuple[float, int | None, int | None] | None = None
-        self._made: dict[str, tuple[Ladder, RungDecision]] = {}
 
-    def of(
-        self,
-        ladders: Mapping[str, Ladder],
-        allocation: float,
-        *,
-        min_resolution: int | None = None,
-        max_resolution: int | None = None,
-    ) -> tuple[RungDecision, ...]:
-        """What `choose_rung` says of each ladder, by name of the task."""
-        terms = (allocation, min_resolution, max_resolution)
-        known = self._made if terms == self._terms else {}
-        made = {}
-        for name, ladder in sorted(ladders.items()):
-            kept = known.get(name)
-            if kept is None or kept[0] != ladder:
-                choice = choose_rung(ladder, allocation, min_resolution=min_resolution, max_resolution=max_resolution)
-                kept = ladder, choice
-            made[name] = kept
-        self._terms, self._made = terms, made
-        return tuple(choice for _, choice in made.values())
+def _order(inside: Iterable[Rung], by_accuracy: bool) -> dict[int, Rank]:
+    return {r.resolution: ((r.accuracy or 0.0) if by_accuracy else 0.0, r.resolution) for r in inside}
 
 
 def cheapest_at_least(ladder: Ladder, accuracy: float) -> Rung:
@@ -123,6 +104,7 @@ def _candidate(
             estimated=rung.cost_ms is None,
             fits=False,
             chosen=False,
+            within_caps=False,
             verdict=f"{rung.resolution} px refused: outside the policy's resolution caps",
         )
     cost, estimated = costs[rung.resolution]

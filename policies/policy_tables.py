@@ -36,6 +36,7 @@ class Inference(Frozen):
     min_resolution: int | None = Field(None, ge=32, description="pixels; rungs below are not used")
     max_resolution: int | None = Field(None, ge=32, description="pixels; rungs above are not used")
     raise_after_s: Number = Field(10.0, ge=0, description="seconds an allocation must be allowed before it rises")
+    rise_per_s: Number = Field(0.05, gt=0, le=1, description="most that the allocation rises by, for each second")
     keep_alive_s: Number = Field(300.0, gt=0, description="seconds of idleness before the worker is unloaded")
     unload_memory_below: Number = Field(
         0.05, ge=0, le=1, description="share of memory available below which an idle worker is unloaded at once"
@@ -60,6 +61,7 @@ class Training(Frozen):
     )
     max_fraction: Number = Field(0.0, ge=0, le=1, description="at most this share of the base is unfrozen")
     raise_after_s: Number = Field(10.0, ge=0)
+    rise_per_s: Number = Field(0.05, gt=0, le=1)
     slice_s: Number = Field(20.0, gt=0, le=3600, description="seconds of a training slice")
     order: Literal["auto", "patch_first", "downwards", "sparse"] = Field(
         "auto", description="in which order a larger allocation lets more of a network train"

@@ -6,12 +6,12 @@ from pydantic import Field
 
 from .conditions import Condition, Rule
 from .decision import AllocationDecision, Reason, ReasonKind
+from .dwelling import RungHold
+from .following import HoldState, follow
 from .policy import Policy
+from .policy_tables import Inference, Training
 from .signals import signal_spec, signals
 from .snapshot import Frozen, Snapshot
-
-BACK_OFF_WINDOW_S = 60.0  # a fall this soon after a rise says that the rise was too early
-BACK_OFF_FACTOR, BACK_OFF_MAX = 2.0, 32.0
 
 
 class ConditionState(Frozen):
@@ -21,24 +21,13 @@ class ConditionState(Frozen):
     since_s: float | None = None
 
 
-class HoldState(Frozen):
-    """Memory of one allocation: its value, what has been asked for since when, and the back-off in force."""
-
-    value: float | None = None
-    target: float | None = None
-    target_since_s: float = 0.0
-    allowed_since_s: float | None = None
-    allowed: float | None = Field(None, description="the least that has been allowed since then")
-    raised_s: float | None = None
-    back_off: float = 1.0
-
-
 class PolicyState(Frozen):
     """All that deciding remembers between two snapshots."""
 
     conditions: dict[str, ConditionState] = Field(default_factory=dict)
     inference: HoldState = HoldState()
     training: HoldState = HoldState()
+    rungs: dict[str, RungHold] = Field(default_factory=dict, description="by name of the task")
     time_s: float | None = None
 
 
@@ -57,10 +46,11 @@ def allocations(
     values = signals(snapshot)
     memory: dict[str, ConditionState] = {}
     matching: list[tuple[Rule, list[Reason]]] = []
+    coming: list[Rule] = []
     missing: list[tuple[Rule, Reason]] = []
     first = state.time_s is None
     for rule in policy.rule:
-        holds = True
+        holds = soon = True
         reasons = []
         for index, condition in enumerate(rule.when):
             key = f"{rule.name}/{index}"
@@ -68,34 +58,41 @@ def allocations(
             entered = _step(condition, value, state.conditions.get(key, ConditionState()), now, first)
             memory[key] = entered
             holds = holds and entered.active
+            soon = soon and entered.active == (entered.since_s is None)  # entered and stays so, or waits to be
             if value is None:
                 missing.append((rule, _missing(rule, condition)))
             else:
                 reasons.append(_matched(rule, condition, value))
         if holds:
             matching.append((rule, reasons))
+        elif soon:
+            coming.append(rule)
     inference, inference_hold = _allocate(
         "inference",
-        policy.inference.allocation,
-        policy.inference.raise_after_s,
+        policy.inference,
         matching,
         missing,
+        coming,
         state.inference,
         now,
+        state.time_s,
     )
     training, training_hold = _allocate(
         "training",
-        policy.training.allocation,
-        policy.training.raise_after_s,
+        policy.training,
         matching,
         missing,
+        coming,
         state.training,
         now,
+        state.time_s,
     )
     return (
         inference,
         training,
-        PolicyState(conditions=memory, inference=inference_hold, training=training_hold, time_s=now),
+        state.model_copy(
+            update={"conditions": memory, "inference": inference_hold, "training": training_hold, "time_s": now}
+        ),
     )
 
 
@@ -117,13 +114,15 @@ def _step(condition: Condition, value: float | None, state: ConditionState, now:
 
 def _allocate(
     name: str,
-    default: float,
-    raise_after_s: float,
+    table: Inference | Training,
     matching: list[tuple[Rule, list[Reason]]],
     missing: list[tuple[Rule, Reason]],
+    coming: list[Rule],
     hold: HoldState,
     now: float,
+    last_s: float | None,
 ) -> tuple[AllocationDecision, HoldState]:
+    default = table.allocation
     limits = [(getattr(rule, name), rule, why) for rule, why in matching if getattr(rule, name) is not None]
     limits.sort(key=lambda limit: limit[0])
     target = min([default, *(limit[0] for limit in limits)])
@@ -152,44 +151,16 @@ def _allocate(
             0, Reason(kind=ReasonKind.DEFAULT, text=f"no rule restricts {name}; the policy's {default:g} holds")
         )
     relevant = tuple(reason for rule, reason in missing if getattr(rule, name) is not None)
-    value, after, wait = _follow(hold, target, raise_after_s, now)
+    value, after, wait = follow(
+        hold, target, raise_after_s=table.raise_after_s, rise_per_s=table.rise_per_s, now=now, last_s=last_s
+    )
     if wait is not None:
-        reasons.insert(
-            0,
-            Reason(
-                kind=ReasonKind.HOLD,
-                value=wait,
-                text=f"{name} stays at {value:g} for {wait:.0f} s more before it rises to {target:g}",
-            ),
-        )
-    return AllocationDecision(value=value, target=target, reasons=(*reasons, *relevant)), after
-
-
-def _follow(hold: HoldState, target: float, raise_after_s: float, now: float) -> tuple[float, HoldState, float | None]:
-    """The value that follows `target`, what to remember, and the seconds it still waits where it is to rise.
-
-    It falls at once and rises after `raise_after_s` times the back-off. A fall soon after a rise doubles the back-off;
-    only a target that has stood still for a while ends it, so a signal that swings for hours is followed ever more
-    rarely.
-    """
-    if hold.value is None:
-        return target, HoldState(value=target, target=target, target_since_s=now), None
-    since = hold.target_since_s if target == hold.target else now
-    back_off = 1.0 if now - since >= BACK_OFF_WINDOW_S else hold.back_off
-    seen = HoldState(value=hold.value, target=target, target_since_s=since, raised_s=hold.raised_s, back_off=back_off)
-    if target < hold.value:
-        if hold.raised_s is not None and now - hold.raised_s < BACK_OFF_WINDOW_S * back_off:
-            back_off = min(BACK_OFF_MAX, back_off * BACK_OFF_FACTOR)
-        return target, seen.model_copy(update={"value": target, "back_off": back_off}), None
-    if target == hold.value:
-        return target, seen, None
-    rising_since = now if hold.allowed_since_s is None else hold.allowed_since_s
-    allowed = target if hold.allowed is None else min(target, hold.allowed)
-    left = raise_after_s * back_off - (now - rising_since)
-    if left <= 0:
-        # What was allowed only lately waits its own time.
-        return allowed, seen.model_copy(update={"value": allowed, "raised_s": now}), None
-    return hold.value, seen.model_copy(update={"allowed_since_s": rising_since, "allowed": allowed}), left
+        stays = f"stays at {value:g} for {wait:.0f} s more before it rises" if wait >= 0.5 else f"rises from {value:g}"
+        text = f"{name} {stays} towards {target:g}, by {table.rise_per_s:g} a second at most"
+        reasons.insert(0, Reason(kind=ReasonKind.HOLD, value=wait, text=text))
+    expected = [limit for rule in coming if (limit := getattr(rule, name)) is not None and limit < value]
+    ahead = min(expected, default=None)
+    return AllocationDecision(value=value, target=target, ahead=ahead, reasons=(*reasons, *relevant)), after
 
 
 def _matched(rule: Rule, condition: Condition, value: float) -> Reason:
@@ -218,16 +189,12 @@ def _rebased(state: PolicyState, now: float) -> PolicyState:
     conditions = {
         key: c if c.since_s is None else c.model_copy(update={"since_s": now}) for key, c in state.conditions.items()
     }
-
-    def hold(h: HoldState) -> HoldState:
-        return h.model_copy(
-            update={
-                "allowed_since_s": None if h.allowed_since_s is None else now,
-                "raised_s": None if h.raised_s is None else now,
-                "target_since_s": now,
-            }
-        )
-
-    return PolicyState(
-        conditions=conditions, inference=hold(state.inference), training=hold(state.training), time_s=now
+    return state.model_copy(
+        update={
+            "conditions": conditions,
+            "inference": state.inference.rebased(now),
+            "training": state.training.rebased(now),
+            "rungs": {task: hold.rebased(now) for task, hold in state.rungs.items()},
+            "time_s": now,
+        }
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from patchd.policies.decision import Ladder, Rung, RungDecision
+from patchd.policies.choices import Choices
+from patchd.policies.decision import AllocationDecision, Ladder, Rung, RungDecision
 from patchd.policies.errors import BadInputError
-from patchd.policies.ladder import Choices, cheapest_at_least, choose_rung
+from patchd.policies.ladder import cheapest_at_least, choose_rung
 
 SIDES = st.sampled_from(range(32, 513, 32))
 
@@ -121,20 +122,35 @@ TURNS = st.lists(
 )
 
 
+def at(allocation: float) -> AllocationDecision:
+    return AllocationDecision(value=allocation, target=allocation, reasons=())
+
+
 @given(TURNS)
 def test_choices_kept_from_turn_to_turn_are_those_made_afresh(
     turns: list[tuple[dict[str, Ladder], float, int | None]],
 ) -> None:
-    choices = Choices()
-    for given_ladders, allocation, cap in turns:
+    kept, holds, afresh = Choices(), {}, {}
+    for now, (given_ladders, allocation, cap) in enumerate(turns):
         named = {name: ladder.model_copy(update={"task": name}) for name, ladder in given_ladders.items()}
-        expected = [choose_rung(named[name], allocation, max_resolution=cap) for name in sorted(named)]
-        assert list(choices.of(named, allocation, max_resolution=cap)) == expected
+        terms = (at(allocation), float(20 * now))
+        rungs, holds = kept.of(named, terms[0], holds, terms[1], max_resolution=cap)
+        expected, afresh = Choices().of(named, terms[0], afresh, terms[1], max_resolution=cap)
+        assert (rungs, holds) == (expected, afresh)
+        assert [rung.task for rung in rungs] == sorted(named)
 
 
 @given(ladders(), ladders())
 def test_a_task_more_has_no_other_task_chosen_anew(one: Ladder, other: Ladder) -> None:
     choices = Choices()
-    (before,) = choices.of({"a": one}, 0.5)
-    after, _ = choices.of({"a": one, "b": other}, 0.5)
+    (before,), holds = choices.of({"a": one}, at(0.5), {}, 0.0)
+    (after, _), _ = choices.of({"a": one, "b": other}, at(0.5), holds, 1.0)
     assert after is before
+
+
+def test_a_turn_in_which_nothing_is_new_makes_no_new_memory() -> None:
+    ladder, choices = Ladder(task="t", rungs=(Rung(resolution=96), Rung(resolution=224))), Choices()
+    first, holds = choices.of({"t": ladder}, at(0.5), {}, 0.0)
+    second, after = choices.of({"t": ladder}, at(0.5), holds, 1.0)
+    assert after is holds
+    assert second[0] is first[0]

@@ -8,26 +8,33 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 from patchd.policies.decision import ReasonKind
-from patchd.policies.policy import parse_policy
+from patchd.policies.following import BACK_OFF_MAX
+from patchd.policies.policy import Policy, parse_policy
 from patchd.policies.presets_loader import load_preset
-from patchd.policies.rules import BACK_OFF_MAX, PolicyState, allocations, initial_state
+from patchd.policies.rules import PolicyState, allocations, initial_state
 from patchd.policies.snapshot import Cpu, Power, Snapshot
 
-BAND = parse_policy(
-    '[policy]\nname = "band"\n[inference]\nraise_after_s = 10.0\n[[rule]]\nname = "busy"\n'
-    'when = [{ signal = "cpu.busy_other", above = 0.6, leave_below = 0.4 }]\ninference = 0.2\ntraining = 0.0\n',
-    "band",
-)
+
+def band(raise_after_s: float = 10.0, rise_per_s: float = 1.0) -> Policy:
+    return parse_policy(
+        f'[policy]\nname = "band"\n[inference]\nraise_after_s = {raise_after_s}\nrise_per_s = {rise_per_s}\n'
+        '[[rule]]\nname = "busy"\nwhen = [{ signal = "cpu.busy_other", above = 0.6, leave_below = 0.4 }]\n'
+        "inference = 0.2\ntraining = 0.0\n",
+        "band",
+    )
+
+
+BAND = band()
 
 
 def busy(t: float, share: float) -> Snapshot:
     return Snapshot(time_s=t, cpu=Cpu(count=2, busy=min(1.0, max(0.0, share)), busy_own=0.0))
 
 
-def run(shares: list[float], period_s: float = 1.0) -> list[float]:
+def run(shares: list[float], policy: Policy = BAND, period_s: float = 1.0) -> list[float]:
     state, values = initial_state(), []
     for index, share in enumerate(shares):
-        inference, _, state = allocations(BAND, busy(index * period_s, share), state)
+        inference, _, state = allocations(policy, busy(index * period_s, share), state)
         values.append(inference.value)
     return values
 
@@ -42,13 +49,48 @@ def test_noise_inside_the_hysteresis_band_changes_the_allocation_at_most_once(me
     assert changes(run([mean + n for n in noise])) <= 1
 
 
-@given(st.lists(st.floats(0, 1), min_size=10, max_size=600))
-def test_under_any_noise_rises_are_apart_by_the_hold_and_back_off(shares: list[float]) -> None:
-    values = run(shares)
+@given(st.lists(st.floats(0, 1), min_size=10, max_size=600), st.sampled_from((0.01, 0.05, 1.0)))
+def test_under_any_noise_rises_are_apart_by_the_hold_and_back_off(shares: list[float], rise_per_s: float) -> None:
+    values = run(shares, band(rise_per_s=rise_per_s))
     rises = [i for i, (a, b) in enumerate(itertools.pairwise(values)) if b > a]
     assert all(later - earlier >= 10 for earlier, later in itertools.pairwise(rises))
-    # Between two rises lies at most one fall, for there are two values.
+    # Between two rises lies at most one fall, for the rule allows one value.
     assert changes(values) <= 2 * (len(shares) / 10) + 2
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=10, max_size=300),
+    st.sampled_from((0.0, 3.0, 10.0)),
+    st.sampled_from((0.01, 0.05, 0.2)),
+    st.sampled_from((0.5, 1.0)),
+)
+def test_no_rise_is_steeper_than_the_slope_counted_from_the_change_before(
+    shares: list[float], raise_after_s: float, rise_per_s: float, period_s: float
+) -> None:
+    values = run(shares, band(raise_after_s, rise_per_s), period_s)
+    changed = 0.0
+    for index, (before, after) in enumerate(itertools.pairwise(values), 1):
+        now = index * period_s
+        assert after - before <= rise_per_s * (now - changed) + 1e-6
+        if after != before:
+            changed = now
+    assert all(value <= 0.2 for value, share in zip(values, shares, strict=True) if share > 0.6)
+
+
+def test_after_a_long_pressure_the_allocation_climbs_in_steps_of_the_slope() -> None:
+    values = run([0.9] * 60 + [0.1] * 60, band(10.0, 0.03))
+    steps = {t: value for t, (before, value) in enumerate(itertools.pairwise(values), 1) if value != before}
+    assert steps == {70: 0.5, 80: 0.8, 90: 1.0}
+
+
+def test_a_rise_that_is_not_finished_is_said_with_its_slope() -> None:
+    state = initial_state()
+    told = []
+    for t, share in enumerate([0.9] * 3 + [0.1] * 12):
+        inference, _, state = allocations(band(10.0, 0.03), busy(t, share), state)
+        told.append(inference.reasons[0].text)
+    assert told[5] == "inference stays at 0.2 for 8 s more before it rises towards 1, by 0.03 a second at most"
+    assert told[14] == "inference stays at 0.5 for 9 s more before it rises towards 1, by 0.03 a second at most"
 
 
 def test_a_signal_that_swings_for_an_hour_changes_the_allocation_ever_more_rarely() -> None:

@@ -1,0 +1,71 @@
+"""The rungs of all tasks, turn after turn: chosen anew only where something they follow from is new."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from .decision import AllocationDecision, Ladder, RungDecision
+from .dwelling import RungHold, settle
+from .ladder import choose_rung
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a choice among the rungs of a ladder follows from."""
+
+    allocation: float
+    min_resolution: int | None = None
+    max_resolution: int | None = None
+
+    def choose(self, ladder: Ladder) -> RungDecision:
+        """The rung of a ladder that they afford."""
+        return choose_rung(
+            ladder, self.allocation, min_resolution=self.min_resolution, max_resolution=self.max_resolution
+        )
+
+
+class Choices:
+    """Remembers what was chosen in the last turn; what is chosen does not depend on it."""
+
+    def __init__(self) -> None:
+        self._made: dict[Terms, dict[str, tuple[Ladder, RungDecision]]] = {}
+
+    def of(
+        self,
+        ladders: Mapping[str, Ladder],
+        inference: AllocationDecision,
+        holds: dict[str, RungHold],
+        now: float,
+        *,
+        min_resolution: int | None = None,
+        max_resolution: int | None = None,
+    ) -> tuple[tuple[RungDecision, ...], dict[str, RungHold]]:
+        """The rung of each ladder, by name of the task, and what to remember of them."""
+        in_force, wanted, expected = (
+            Terms(allocation, min_resolution, max_resolution)
+            for allocation in (
+                inference.value,
+                inference.target,
+                inference.value if inference.ahead is None else inference.ahead,
+            )
+        )
+        before, self._made = self._made, {}
+        rungs, after = [], {}
+        for name, ladder in sorted(ladders.items()):
+            afforded = self._choose(in_force, name, ladder, before)
+            asked = afforded if wanted == in_force else self._choose(wanted, name, ladder, before)
+            rung, after[name] = settle(holds.get(name), afforded, asked, partial(expected.choose, ladder), now)
+            rungs.append(rung)
+        same = len(after) == len(holds) and all(holds.get(name) is hold for name, hold in after.items())
+        return tuple(rungs), holds if same else after
+
+    def _choose(
+        self, terms: Terms, name: str, ladder: Ladder, before: dict[Terms, dict[str, tuple[Ladder, RungDecision]]]
+    ) -> RungDecision:
+        known = before.get(terms, {}).get(name)
+        if known is None or known[0] != ladder:
+            known = ladder, terms.choose(ladder)
+        self._made.setdefault(terms, {})[name] = known
+        return known[1]
