@@ -19,7 +19,7 @@ STAMP := $(VENV)/.installed
 CLIENTS := .venv-clients
 CLIENTS_STAMP := $(CLIENTS)/.installed
 CLIENTS_PYTHON ?= $(BIN)/python
-TYPED := __init__.py policies models daemon benchmarks demo
+TYPED := __init__.py client policies models daemon benchmarks demo examples
 
 # The repository root is the package `patchd`, whatever the clone's folder is called: type checkers find it by this link.
 LINKS := build/lint

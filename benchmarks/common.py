@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from patchd import __version__
-from patchd.daemon.client import PatchdClient
+from patchd.client import Client
 from patchd.policies.errors import PatchdError
 
 START_TIMEOUT_S = 30.0
@@ -36,7 +36,7 @@ class RunningDaemon:
     process: subprocess.Popen[bytes]
     state: Path
     socket: Path
-    client: PatchdClient
+    client: Client
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def running_daemon(*arguments: str) -> Iterator[RunningDaemon]:
     with log.open("wb") as out:
         process = subprocess.Popen([*command, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
-        with PatchdClient(socket) as client:
+        with Client(socket, retries=0) as client:
             _wait_for(client, process, log)
             yield RunningDaemon(process, state, socket, client)
     finally:
@@ -59,7 +59,7 @@ def running_daemon(*arguments: str) -> Iterator[RunningDaemon]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait_for(client: PatchdClient, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(client: Client, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from common import START_TIMEOUT_S, end, finish, parser, print_table
+from patchd.client import Client
 from patchd.daemon.api.schemas import JobView, TaskCreate
-from patchd.daemon.client import PatchdClient
 from patchd.policies.errors import PatchdError
 from patchd.policies.task import JobState, PatchKind, TrainSpec
 
@@ -67,7 +67,7 @@ class Lane:
     def __post_init__(self) -> None:
         (self.folder / "config.toml").write_text(CONFIG)
         (self.folder / "kills.toml").write_text(POLICY)
-        self.client = PatchdClient(self.folder / "s")
+        self.client = Client(self.folder / "s", retries=0)
 
     def start(self) -> None:
         """Start the daemon and wait until it answers."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from common import finish, parser, print_table, quantile, running_daemon, sample_photograph, spread
+from patchd.client import Client
 from patchd.daemon.api.schemas import InferAnswer
-from patchd.daemon.client import PatchdClient
 from patchd.daemon.worker_process import ALLOCATOR
 from patchd.models.bases import load_base
 from patchd.models.engine import Engine, TorchEngine
@@ -39,7 +39,7 @@ class Case:
     call: Callable[[], int]
 
 
-def cases(client: PatchdClient, engine: Engine, resolution: int) -> list[Case]:
+def cases(client: Client, engine: Engine, resolution: int) -> list[Case]:
     """The three forms of input at one resolution."""
     pre = Preprocessing()
     jpeg = sample_photograph().read_bytes()

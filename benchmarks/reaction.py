@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from common import finish, parser, print_table, quantile, running_daemon, spread
+from patchd.client import Client
 from patchd.daemon.api.schemas import TraceReplay
-from patchd.daemon.client import PatchdClient
 from patchd.policies.signals import signals
 from patchd.policies.snapshot import Snapshot
 
@@ -38,7 +38,7 @@ def trace(change: dict[str, Any], at_s: float) -> str:
     return "\n".join(json.dumps(line) for line in [HEAD, *({"t": at, **seen} for at, seen in samples)]) + "\n"
 
 
-def react(client: PatchdClient, change: str, image: bytes, phase_s: float) -> tuple[float, float]:
+def react(client: Client, change: str, image: bytes, phase_s: float) -> tuple[float, float]:
     """Seconds from the change to the snapshot that shows it, and to the first answer that obeys it."""
     sample, signal, value = CHANGES[change]
     at_s = BEFORE_S + phase_s
@@ -62,7 +62,7 @@ def shows(snapshot: Snapshot, signal: str, value: float) -> bool:
     return snapshot.source.startswith("trace:") and signals(snapshot).get(signal) == value
 
 
-def settle(client: PatchdClient, image: bytes) -> None:
+def settle(client: Client, image: bytes) -> None:
     """Replay a calm device until the allocation is full again.
 
     The policy is put in force anew, which forgets its calm times: they grow with each change, as flapping must not pay.

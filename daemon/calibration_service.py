@@ -15,10 +15,10 @@ from typing import Literal
 
 from ..policies.cascade import Basis, Cascade, Price, RungId, missing
 from ..policies.drift import DriftState
+from ..policies.error_codes import error_from_code
 from ..policies.errors import BadInputError, ConflictError, NotFoundError, PatchdError
 from .api.schemas import CalibrateCreate, CalibrationView, CascadePoints, CascadeState
 from .cascade_service import MOST_ROWS, CascadeService
-from .error_codes import error_from_code
 from .events import EventLog
 from .inference_service import InferenceService
 from .one_shot import OneShot

@@ -6,10 +6,10 @@ import asyncio
 import time
 from pathlib import Path
 
+from ..policies.error_codes import error_from_code
 from ..policies.errors import NotFoundError, StateError
 from ..policies.task import ExportFormat
 from .api.schemas import ExportView
-from .error_codes import error_from_code
 from .events import EventLog
 from .one_shot import OneShot
 from .store import Store

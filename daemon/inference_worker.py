@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from ..policies.decision import Rung
+from ..policies.error_codes import error_from_code
 from ..policies.errors import WorkerCrashedError
 from ..policies.threads import free_threads
 from .api.schemas import CALIBRATION_REPEATS, CostView, WorkerStatus
 from .deciding import DecisionService
-from .error_codes import error_from_code
 from .events import EventLog
 from .policy_service import PolicyService
 from .task_service import TaskService

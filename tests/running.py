@@ -16,7 +16,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from patchd.daemon.client import PatchdClient
+from patchd.client import Client
 from patchd.policies.errors import PatchdError
 
 START_TIMEOUT_S = 30.0
@@ -50,7 +50,7 @@ class RunningDaemon:
         self.arguments = (*arguments, *missing)
         self.environ = environ or {}
         self.process: subprocess.Popen[bytes] | None = None
-        self.client = PatchdClient(self.socket)
+        self.client = Client(self.socket, retries=0)
 
     def start(self, wait: bool = True) -> RunningDaemon:
         command = [sys.executable, "-m", "patchd.daemon.main", "--state", str(self.state)]

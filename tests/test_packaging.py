@@ -17,7 +17,7 @@ import pytest
 from patchd import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("policies", "models", "daemon")
+PACKAGES = ("client", "policies", "models", "daemon")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 

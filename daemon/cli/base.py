@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import click
 
@@ -26,7 +25,7 @@ def list_(settings: Settings, as_json: bool) -> None:
     """List the packaged bases and their versions, with the tasks that answer on each."""
     with settings.client() as client:
         if as_json:
-            print_body(client.request("GET", "/v1/bases"))
+            print_body(client.raw.bases())
             return
         rows = [
             (
@@ -49,7 +48,7 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
     """Show a base. What it was made of, by which tasks, and who uses it."""
     with settings.client() as client:
         if as_json:
-            print_body(client.request("GET", f"/v1/bases/{quote(name, safe='')}"))
+            print_body(client.raw.base(name))
             return
         click.echo(base_text(client.base(name)))
 
@@ -61,7 +60,7 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
 def rm(settings: Settings, name: str, as_json: bool) -> None:
     """Delete a base version that nobody uses, with the patches made for it."""
     with settings.client() as client:
-        body = client.request("DELETE", f"/v1/bases/{quote(name, safe='')}")
+        body = client.raw.remove_base(name)
         if as_json:
             print_body(body)
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..client import PatchdClient
+from ...client import Client
 from . import render
 from .accuracy import Classes, image_files
 from .common import Settings, check_side, json_option, pass_settings, print_body
@@ -52,7 +52,7 @@ def show(settings: Settings, task: str, as_json: bool) -> None:
     """Show the stages, who answers how much at what cost, and the promise with its evidence."""
     with settings.client() as client:
         if as_json:
-            print_body(client.request("GET", client.cascade_path(task)))
+            print_body(client.raw.cascade(task))
         else:
             click.echo(cascade_text(client.cascade(task)))
 
@@ -166,7 +166,7 @@ def plot(settings: Settings, task: str, outputs: tuple[Path, ...], force: bool) 
 
 
 def _given(
-    client: PatchdClient, task: str, images: tuple[Path, ...], unlabelled: bool, label_map: Path | None
+    client: Client, task: str, images: tuple[Path, ...], unlabelled: bool, label_map: Path | None
 ) -> tuple[dict[str, Any], ...]:
     """The images below the paths, with the class that their folder names."""
     files = [file.absolute() for file in image_files(images)]
@@ -178,7 +178,7 @@ def _given(
     )
 
 
-def _follow(client: PatchdClient, task: str) -> CascadeView:
+def _follow(client: Client, task: str) -> CascadeView:
     """Show the progress on stderr until the calibration has ended; Ctrl-C stops the watching only."""
     try:
         return _follow_live(client, task) if sys.stderr.isatty() else _follow_plain(client, task)
@@ -195,7 +195,7 @@ def _running(view: CascadeView) -> CalibrationView | None:
     return view.calibration if view.calibration is not None and view.calibration.state == "running" else None
 
 
-def _follow_plain(client: PatchdClient, task: str) -> CascadeView:
+def _follow_plain(client: Client, task: str) -> CascadeView:
     told_s = 0.0
     while (at := _running(view := client.cascade(task))) is not None:
         if at.images and time.monotonic() - told_s >= PLAIN_EVERY_S:
@@ -205,7 +205,7 @@ def _follow_plain(client: PatchdClient, task: str) -> CascadeView:
     return view
 
 
-def _follow_live(client: PatchdClient, task: str) -> CascadeView:
+def _follow_live(client: Client, task: str) -> CascadeView:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

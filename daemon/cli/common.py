@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 import click
 
+from ...client import Client
 from ...policies.errors import (
     BadInputError,
     BusyError,
@@ -28,7 +29,6 @@ from ...policies.errors import (
     UnavailableError,
     WorkerCrashedError,
 )
-from ..client import PatchdClient
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -79,9 +79,9 @@ class Settings:
     socket: Path | None
 
     @contextmanager
-    def client(self) -> Iterator[PatchdClient]:
-        """A client of the daemon, closed at the end."""
-        with PatchdClient(self.socket) as client:
+    def client(self) -> Iterator[Client]:
+        """A client of the daemon, closed at the end; errors are told at once, trying again is for the caller."""
+        with Client(self.socket, retries=0) as client:
             yield client
 
 

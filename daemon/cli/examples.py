@@ -48,7 +48,7 @@ def add(settings: Settings, task: str, files: tuple[Path, ...], label: str, as_j
     with settings.client() as client:
         for file in found:
             try:
-                body = client.examples.add_body(task, label, read_bytes(file))
+                body = client.raw.add_example(task, label, read_bytes(file))
             except (BadInputError, TooLargeError) as error:
                 if label not in client.task(task).spec.labels:
                     raise  # every further image would meet the same
@@ -84,7 +84,7 @@ def correct(settings: Settings, task: str, file: Path | None, label: str, reques
         raise click.UsageError("Give either FILE or --request.")
     image = None if file is None else read_bytes(file)
     with settings.client() as client:
-        body = client.examples.correct_body(task, label, request=request, image=image)
+        body = client.raw.correct(task, label, request=request, image=image)
     if as_json:
         print_body(body)
     else:
@@ -99,9 +99,9 @@ def list_(settings: Settings, task: str, as_json: bool) -> None:
     """List your examples of a task; those of all users for administrators."""
     with settings.client() as client:
         if as_json:
-            print_body(client.request("GET", client.examples.path(task)))
+            print_body(client.raw.examples(task))
         else:
-            click.echo(list_text(client.examples.list(task)))
+            click.echo(list_text(client.examples(task)))
 
 
 @examples.command(
@@ -120,8 +120,8 @@ def rm(settings: Settings, task: str, ids: tuple[str, ...], everything: bool, as
         raise click.UsageError("Give either ids or --all.")
     deleted, patches = 0, dict[str, None]()
     with settings.client() as client:
-        for path in [client.examples.path(task)] if everything else [client.examples.path(task, id_) for id_ in ids]:
-            body = client.request("DELETE", path)
+        raw = client.raw
+        for body in [raw.remove_examples(task)] if everything else (raw.remove_example(task, each) for each in ids):
             answer = ExamplesDeleted.model_validate_json(body)
             deleted += answer.deleted
             patches.update(dict.fromkeys(answer.patches))
@@ -139,10 +139,10 @@ def rm(settings: Settings, task: str, ids: tuple[str, ...], everything: bool, as
 def export(settings: Settings, task: str, folder: Path, as_json: bool) -> None:
     """Write your examples as DIR/LABEL/ID.jpg, and DIR/examples.json with what is known of them."""
     with settings.client() as client:
-        body = client.request("GET", client.examples.path(task))
-        listed = client.examples.list(task)
+        body = client.raw.examples(task)
+        listed = client.examples(task)
         for example in listed.examples:
-            image = client.examples.image(task, example.id)
+            image = client.example_image(task, example.id)
             target = folder / quote(example.label, safe=" ,()")
             try:
                 target.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ...client import Client
 from ...policies.errors import UnavailableError
-from ..client import PatchdClient
 from . import render
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ GONE_AFTER_S = 20.0  # a daemon that restarts resumes the job; longer silence is
 FINAL = ("done", "failed", "cancelled")
 
 
-def follow_job(client: PatchdClient, job_id: str) -> JobView:
+def follow_job(client: Client, job_id: str) -> JobView:
     """Show a job's progress on stderr until it has ended; Ctrl-C stops the following only."""
     try:
         return _follow_live(client, job_id) if sys.stderr.isatty() else _follow_plain(client, job_id)
@@ -144,12 +144,12 @@ def cost_line(job: JobView, allocation: float | None) -> str | None:
     return text if allocation is None else f"{text}, allocation {allocation:.2f}"
 
 
-def _allocation(client: PatchdClient) -> float | None:
+def _allocation(client: Client) -> float | None:
     decision = client.status().decision
     return None if decision is None else decision.training.value
 
 
-def _jobs(client: PatchdClient, job_id: str) -> JobView:
+def _jobs(client: Client, job_id: str) -> JobView:
     """The job now; a daemon that is restarting is waited for."""
     deadline = time.monotonic() + GONE_AFTER_S
     while True:
@@ -161,7 +161,7 @@ def _jobs(client: PatchdClient, job_id: str) -> JobView:
             time.sleep(POLL_S)
 
 
-def _follow_plain(client: PatchdClient, job_id: str) -> JobView:
+def _follow_plain(client: Client, job_id: str) -> JobView:
     eta = Eta()
     shown: tuple[object, ...] = ()
     shown_s = 0.0
@@ -197,7 +197,7 @@ def screen_lines(job: JobView, allocation: float | None) -> list[str]:
     return [line for line in lines if line]
 
 
-def _follow_live(client: PatchdClient, job_id: str) -> JobView:
+def _follow_live(client: Client, job_id: str) -> JobView:
     from rich.console import Console, Group
     from rich.live import Live
     from rich.progress_bar import ProgressBar

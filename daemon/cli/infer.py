@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ...client import Client
 from ...policies.errors import BadInputError, BusyError, TooLargeError, WorkerCrashedError
-from ..client import PatchdClient
 from . import render
 from .accuracy import Classes, Tally, image_files
 from .common import Settings, Side, exit_code, pass_settings, print_body, report
@@ -97,13 +97,15 @@ class _Asked:
     base: str | None
     cascade: bool
 
-    def body(self, client: PatchdClient, file: Path) -> bytes:
+    def body(self, client: Client, file: Path) -> bytes:
         """The answer for a file, as it came."""
         data = read_bytes(file)
-        return client.infer_bytes(self.task, data, self.top_k, self.resolution, base=self.base, cascade=self.cascade)
+        return client.raw.infer(
+            self.task, data, top_k=self.top_k, resolution=self.resolution, base=self.base, cascade=self.cascade
+        )
 
 
-def _each(client: PatchdClient, asked: _Asked, files: list[Path], wanted: int | None, as_json: bool) -> int:
+def _each(client: Client, asked: _Asked, files: list[Path], wanted: int | None, as_json: bool) -> int:
     """Print the answer to each file; the exit code of the first failure, or 1 for an answer not expected."""
     from ..api.schemas import InferAnswer
 
@@ -177,7 +179,7 @@ def _passed(answer: InferAnswer) -> list[tuple[str, str]]:
     return [("  cascade", f"{sure}, known cost {render.milliseconds(passed.cost_ms)}")]
 
 
-def _top1(client: PatchdClient, asked: _Asked, files: list[Path], label_map: Path | None, as_json: bool) -> None:
+def _top1(client: Client, asked: _Asked, files: list[Path], label_map: Path | None, as_json: bool) -> None:
     task = asked.task
     labels = client.task(task).spec.labels
     classes = Classes(task, labels, label_map)
@@ -198,7 +200,7 @@ def _top1(client: PatchdClient, asked: _Asked, files: list[Path], label_map: Pat
         raise BadInputError(f"{tally.failed} of {len(listed)} images could not be classified.")
 
 
-def _count(client: PatchdClient, asked: _Asked, file: Path, label: str, index: int, tally: Tally) -> None:
+def _count(client: Client, asked: _Asked, file: Path, label: str, index: int, tally: Tally) -> None:
     from ..api.schemas import InferAnswer
 
     for attempt in range(BUSY_ATTEMPTS):

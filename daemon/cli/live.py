@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ...client import Client
 from ...policies.errors import NotFoundError
-from ..client import PatchdClient
 from . import render
 from .follow import plan_words
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _ENDED, _CHANGED = "trace.ended", "decision.changed"
 
 
-def play(client: PatchdClient, name: str, text: str, speed: float, wait: bool) -> None:
+def play(client: Client, name: str, text: str, speed: float, wait: bool) -> None:
     """Start the trace `name`; with `wait`, show every changed decision until it has ended.
 
     Ctrl-C while waiting gives the monitor back to the device.
@@ -40,7 +40,7 @@ def play(client: PatchdClient, name: str, text: str, speed: float, wait: bool) -
         raise
 
 
-def _show_changes(client: PatchdClient, since: int) -> None:
+def _show_changes(client: Client, since: int) -> None:
     started_s: float | None = None
     for event in client.follow_events(since):
         started_s = event.time_s if started_s is None else started_s
@@ -51,7 +51,7 @@ def _show_changes(client: PatchdClient, since: int) -> None:
             return
 
 
-def _change_text(client: PatchdClient, event: Event, offset_s: float) -> str:
+def _change_text(client: Client, event: Event, offset_s: float) -> str:
     try:
         decision = client.decision(str(event.data.get("decision")))
     except NotFoundError:  # trimmed from the state meanwhile: the event still says what changed

@@ -7,7 +7,6 @@ import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import click
 
@@ -36,7 +35,7 @@ def list_(settings: Settings, task: str | None, as_json: bool) -> None:
     """List the stored patches. * marks those in force."""
     with settings.client() as client:
         if as_json:
-            print_body(client.request("GET", "/v1/patches", query={"task": task}))
+            print_body(client.raw.patches(task))
             return
         rows = [
             (
@@ -64,7 +63,7 @@ def show(settings: Settings, patch_id: str, as_json: bool) -> None:
     """Show a patch. What it changes, how it was trained, how good it is."""
     with settings.client() as client:
         if as_json:
-            print_body(client.request("GET", f"/v1/patches/{quote(patch_id, safe='')}"))
+            print_body(client.raw.patch(patch_id))
             return
         click.echo(patch_text(client.patch(patch_id)))
 
@@ -132,7 +131,7 @@ def import_(settings: Settings, file: Path, as_json: bool) -> None:
     data = read_bytes(file)
     with settings.client() as client:
         if as_json:
-            print_body(client.import_patch_body(data))
+            print_body(client.raw.import_patch(data))
             return
         view = client.import_patch(data)
         click.echo(f"Patch {render.short(view.id)} of task '{view.metadata.task}' stored.")
@@ -167,7 +166,7 @@ def rollback(settings: Settings, task: str, base: str | None, resolution: int | 
 def rm(settings: Settings, patch_id: str, as_json: bool) -> None:
     """Delete a patch."""
     with settings.client() as client:
-        body = client.request("DELETE", f"/v1/patches/{quote(patch_id, safe='')}")
+        body = client.raw.remove_patch(patch_id)
         if as_json:
             print_body(body)
         else:

@@ -53,8 +53,6 @@ def list_(settings: Settings, as_json: bool) -> None:
 @pass_settings
 def show(settings: Settings, name: str | None, effective: bool, as_json: bool) -> None:
     """Print a policy. Without NAME, the one in force."""
-    from urllib.parse import quote
-
     if name is not None and is_path(name):
         _show_file(Path(name), effective, as_json)
         return
@@ -63,8 +61,7 @@ def show(settings: Settings, name: str | None, effective: bool, as_json: bool) -
             name = next((info.name for info in client.policies().policies if info.in_force), None)
             name = client.status().policy.name if name is None else name
         if as_json:
-            query = "?effective=true" if effective else ""
-            print_body(client.request("GET", f"/v1/policies/{quote(name, safe='')}{query}"))
+            print_body(client.raw.policy(name, effective=effective))
             return
         click.echo(client.policy(name, effective=effective).toml.rstrip("\n"))
 

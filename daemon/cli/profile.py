@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..client import WORK_TIMEOUT_S
+from ...client.daemon_methods import WORK_TIMEOUT_S
 from . import render
 from .common import Settings, Sides, json_option, pass_settings, print_body
 

@@ -16,9 +16,9 @@ from . import render
 from .common import Settings, Sides, pass_settings
 
 if TYPE_CHECKING:
+    from ...client import Client
     from ...policies.decision import Ladder
     from ...policies.replay import ReplayResult
-    from ..client import PatchdClient
 
 PERIOD_S = 1.0  # the daemon samples once a second
 
@@ -222,7 +222,7 @@ def record(settings: Settings, file: Path, seconds: float | None, story: str, fo
     click.echo(f"{file}: {lines} moments recorded.")
 
 
-def _record(client: PatchdClient, out: TextIO, seconds: float | None) -> int:
+def _record(client: Client, out: TextIO, seconds: float | None) -> int:
     """Write snapshots as they are taken, until `seconds` have passed or Ctrl-C; the number written."""
     from ...policies.trace import record_line
 

@@ -34,7 +34,7 @@ def signals(settings: Settings, names: tuple[str, ...], as_json: bool) -> None:
     A NAME is a signal's, or the first words of several: 'pressure.own', 'cpu'.
     """
     with settings.client() as client:
-        body = client.request("GET", "/v1/signals")
+        body = client.raw.signals()
     if as_json and not names:
         print_body(body)
         return

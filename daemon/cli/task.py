@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ...client.daemon_methods import WORK_TIMEOUT_S
 from ...policies.errors import BadInputError
-from ..client import WORK_TIMEOUT_S
 from . import render
 from .common import BaseSides, Settings, Sides, Words, json_option, pass_settings, print_body, refusal
 
@@ -125,7 +125,7 @@ def list_(settings: Settings, as_json: bool) -> None:
     """List the tasks."""
     with settings.client() as client:
         if as_json:
-            print_body(client.request("GET", "/v1/tasks"))
+            print_body(client.raw.tasks())
             return
         rows = [
             (
@@ -149,11 +149,10 @@ def list_(settings: Settings, as_json: bool) -> None:
 @pass_settings
 def show(settings: Settings, name: str, as_json: bool) -> None:
     """Show a task with its rungs: each one's measured cost and accuracy."""
-    from urllib.parse import quote
 
     with settings.client() as client:
         if as_json:
-            print_body(client.request("GET", f"/v1/tasks/{quote(name, safe='')}"))
+            print_body(client.raw.task(name))
             return
         click.echo(task_text(client.task(name)))
 
@@ -164,10 +163,9 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
 @pass_settings
 def rm(settings: Settings, name: str, as_json: bool) -> None:
     """Remove a task with its patches and jobs."""
-    from urllib.parse import quote
 
     with settings.client() as client:
-        body = client.request("DELETE", f"/v1/tasks/{quote(name, safe='')}")
+        body = client.raw.remove_task(name)
         if as_json:
             print_body(body)
         else:
@@ -183,14 +181,9 @@ def rm(settings: Settings, name: str, as_json: bool) -> None:
 @pass_settings
 def move(settings: Settings, name: str, to: str, as_json: bool) -> None:
     """Have a task answer on another version of its base. Refused unless it has patches for it."""
-    from urllib.parse import quote
-
-    from ..api.schemas import TaskMove
-
     with settings.client() as client:
         if as_json:
-            sent = TaskMove(to=to).model_dump_json().encode()
-            print_body(client.request("POST", f"/v1/tasks/{quote(name, safe='')}/move", body=sent))
+            print_body(client.raw.move_task(name, to))
             return
         view = client.move_task(name, to)
         sides = ", ".join(str(rung.resolution) for rung in view.pool if rung.base == to)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ...client import Client
 from ...policies.errors import BadInputError, UnavailableError
-from ..client import PatchdClient
 from . import render
 from .common import Settings, pass_settings
 from .events import event_line
@@ -43,7 +43,7 @@ def top(settings: Settings) -> None:
         _watch(client, first)
 
 
-def _watch(client: PatchdClient, first: str) -> None:
+def _watch(client: Client, first: str) -> None:
     from rich.live import Live
     from rich.text import Text
 
@@ -78,7 +78,7 @@ class _Quit:
             return True
 
 
-def screen(client: PatchdClient) -> str:
+def screen(client: Client) -> str:
     """One screenful, from four requests."""
     state = client.status()
     jobs = [job for job in client.jobs().jobs if job.state.value not in FINAL]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
-from urllib.parse import quote
 
 import click
 
+from ...client.training_methods import JobAction
 from ...policies.task import KindOptions, Measure, Options, PatchKind, Precision, Teacher
-from ..client import JobAction
 from . import render
 from .common import Settings, Sides, Words, json_option, pass_settings, print_body, refusal
 from .curves import curve_text
@@ -180,7 +179,7 @@ def submit(
         raise refusal(error) from error
     with settings.client() as client:
         if as_json and not follow:
-            print_body(client.request("POST", "/v1/jobs", body=spec.model_dump_json().encode()))
+            print_body(client.raw.submit(spec))
             return
         job = client.submit(spec)
     if not as_json:
@@ -208,7 +207,7 @@ def list_(settings: Settings, as_json: bool) -> None:
     """List the training jobs."""
     with settings.client() as client:
         if as_json:
-            print_body(client.request("GET", "/v1/jobs"))
+            print_body(client.raw.jobs())
             return
         rows = [
             (
@@ -234,7 +233,7 @@ def show(settings: Settings, job_id: str, as_json: bool) -> None:
     """Show a training job, its curves and what it has given so far."""
     with settings.client() as client:
         if as_json:
-            print_body(client.request("GET", f"/v1/jobs/{quote(job_id, safe='')}"))
+            print_body(client.raw.job(job_id))
             return
         job = client.job(job_id)
         click.echo(job_text(job))
@@ -259,7 +258,7 @@ def _follow(settings: Settings, job_id: str, as_json: bool) -> None:
     with settings.client() as client:
         job = follow_job(client, job_id)
         if as_json:
-            print_body(client.request("GET", f"/v1/jobs/{quote(job_id, safe='')}"))
+            print_body(client.raw.job(job_id))
         else:
             click.echo(outcome(job))
     if job.state.value == "failed":
@@ -276,7 +275,7 @@ def _action(action: JobAction, past: str, teaching: str) -> click.Command:
     def command(settings: Settings, job_id: str, as_json: bool) -> None:
         with settings.client() as client:
             if as_json:
-                print_body(client.request("POST", f"/v1/jobs/{quote(job_id, safe='')}/{action}"))
+                print_body(client.raw.change_job(job_id, action))
                 return
             job = client.change_job(job_id, action)
             click.echo(f"Training job {job.id} {past}; its state is '{job.state.value}'.")

@@ -148,7 +148,7 @@ def test_what_cannot_be_calibrated_on_is_refused_in_one_sentence(daemon: Running
     daemon.client.remove_task("bare")
     with pytest.raises(ConflictError, match=f"0 audited requests; {ENOUGH} are needed"):
         daemon.client.calibrate("colours", CalibrateCreate(from_requests=True))
-    path = f"{daemon.client.cascade_path('colours')}/calibration"
+    path = "/v1/tasks/colours/cascade/calibration"
     for body, says in (
         ({"again": True, "from_requests": True}, "^Give only one of images, from_requests and again"),
         ({"epsilon": 0}, "epsilon"),

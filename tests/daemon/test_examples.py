@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from patchd.client import Client
 from patchd.daemon.api.example_schemas import CorrectionCreate
 from patchd.daemon.api.schemas import TaskCreate
 from patchd.daemon.cli.main import cli
-from patchd.daemon.client import PatchdClient
 from patchd.daemon.media_types import media_type
 from patchd.daemon.recent_images import KEPT_S, MOST_BYTES, RecentImages
 from patchd.policies.errors import (
@@ -77,7 +77,7 @@ def daemon(pets: tuple[RunningDaemon, Policy]) -> RunningDaemon:
     """The module's daemon, whose policy gives consent, without an example."""
     pets[1].write(consent=True)
     use(*pets)
-    pets[0].client.examples.remove_all("pets")
+    pets[0].client.remove_examples("pets")
     return pets[0]
 
 
@@ -90,17 +90,17 @@ def files(daemon: RunningDaemon) -> set[str]:
 
 
 def ids(daemon: RunningDaemon) -> set[str]:
-    return {example.id for example in daemon.client.examples.list("pets").examples}
+    return {example.id for example in daemon.client.examples("pets").examples}
 
 
 @contextmanager
-def somebody(daemon: RunningDaemon) -> Iterator[PatchdClient]:
+def somebody(daemon: RunningDaemon) -> Iterator[Client]:
     """A client of another user who may open the socket; only root can become one."""
     if os.geteuid() != 0:
         pytest.skip("only root can call as another user")
     daemon.socket.parent.chmod(0o755)
     daemon.socket.chmod(0o666)
-    with PatchdClient(daemon.socket) as client:
+    with Client(daemon.socket, retries=0) as client:
         os.seteuid(NOBODY)
         try:
             client.status()  # the connection keeps the user it was opened as
@@ -111,35 +111,35 @@ def somebody(daemon: RunningDaemon) -> Iterator[PatchdClient]:
 
 def test_an_image_handed_over_is_kept_as_it_came_for_nobody_else_to_read(daemon: RunningDaemon) -> None:
     image = picture(1, "JPEG")
-    added = daemon.client.examples.add("pets", "cat", image)
+    added = daemon.client.add_example("pets", "cat", image)
     assert (added.label, added.source, added.part, added.bytes) == ("cat", "example", "train", len(image))
     assert added.expires_s == pytest.approx(added.added_s + 90 * 86400)
     file = daemon.state / "examples" / "pets" / f"{added.id}.bin"
-    assert file.read_bytes() == daemon.client.examples.image("pets", added.id) == image
+    assert file.read_bytes() == daemon.client.example_image("pets", added.id) == image
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent, file.parent.parent)] == [
         0o600,
         0o700,
         0o700,
     ]
-    listed = daemon.client.examples.list("pets")
+    listed = daemon.client.examples("pets")
     assert listed.examples == (added,)
     assert (listed.used, listed.images, listed.bytes) == (True, 1, len(image))
     assert daemon.client.status().examples.images == 1
 
 
 def test_json_with_base64_is_taken_as_well_and_the_same_image_gets_the_newer_label(daemon: RunningDaemon) -> None:
-    first = daemon.client.examples.add("pets", "cat", picture(2))
+    first = daemon.client.add_example("pets", "cat", picture(2))
     body = json.dumps({"label": "dog", "image": base64.b64encode(picture(2)).decode()}).encode()
     daemon.client.request("POST", "/v1/tasks/pets/examples", body=body)
-    (known,) = daemon.client.examples.list("pets").examples
+    (known,) = daemon.client.examples("pets").examples
     assert (known.id, known.label, known.part) == (first.id, "dog", first.part)
 
 
 def test_a_part_of_each_class_is_kept_to_judge_by(daemon: RunningDaemon) -> None:
-    parts = [daemon.client.examples.add("pets", "cat", picture(number)).part for number in range(12)]
+    parts = [daemon.client.add_example("pets", "cat", picture(number)).part for number in range(12)]
     assert parts[:2] == ["train", "validation"]
     assert parts.count("validation") == 2
-    assert daemon.client.examples.add("pets", "dog", picture(20)).part == "train"
+    assert daemon.client.add_example("pets", "dog", picture(20)).part == "train"
 
 
 @pytest.mark.parametrize(
@@ -156,13 +156,13 @@ def test_what_cannot_be_learned_from_is_refused_in_one_sentence(
     daemon: RunningDaemon, label: str, image: bytes, error: type[PatchdError], says: str
 ) -> None:
     with pytest.raises(error, match=says):
-        daemon.client.examples.add("pets", label, image)
+        daemon.client.add_example("pets", label, image)
     assert ids(daemon) == files(daemon) == set()
 
 
 def test_an_unknown_task_and_a_wrong_body_are_refused_in_one_sentence(daemon: RunningDaemon) -> None:
     with pytest.raises(NotFoundError, match="no task named 'birds'"):
-        daemon.client.examples.add("birds", "cat", picture(1))
+        daemon.client.add_example("birds", "cat", picture(1))
     with pytest.raises(BadInputError, match="lacks the key 'image'"):
         daemon.client.request("POST", "/v1/tasks/pets/examples", body=b'{"label": "cat"}')
     with pytest.raises(BadInputError, match="The label is missing"):
@@ -180,7 +180,7 @@ class Gigabyte(bytes):
 
 def test_a_body_of_a_gigabyte_is_refused_before_it_is_read(daemon: RunningDaemon) -> None:
     with pytest.raises(TooLargeError, match="The request body is 1073741824 bytes"):
-        daemon.client.examples.add("pets", "cat", Gigabyte(picture(1)))
+        daemon.client.add_example("pets", "cat", Gigabyte(picture(1)))
     assert daemon.client.status().pid == daemon.pid
 
 
@@ -189,45 +189,45 @@ def test_a_correction_finds_the_image_of_an_earlier_prediction(
 ) -> None:
     image = photographs["flower"].read_bytes()
     request = daemon.client.infer("imagenet", image).request_id
-    made = daemon.client.examples.correct("imagenet", "goldfish", request=request)
+    made = daemon.client.correct("imagenet", "goldfish", request=request)
     assert (made.source, made.label) == ("correction", "goldfish")
-    assert daemon.client.examples.image("imagenet", made.id) == image
+    assert daemon.client.example_image("imagenet", made.id) == image
     with pytest.raises(NotFoundError, match="is not remembered"):
-        daemon.client.examples.correct("imagenet", "goldfish", request="no-such-request")
+        daemon.client.correct("imagenet", "goldfish", request="no-such-request")
     with pytest.raises(NotFoundError, match="of task 'pets' is not remembered"):
-        daemon.client.examples.correct("pets", "cat", request=request)
-    sent_along = daemon.client.examples.correct("pets", "cat", image=picture(4))
+        daemon.client.correct("pets", "cat", request=request)
+    sent_along = daemon.client.correct("pets", "cat", image=picture(4))
     assert sent_along.source == "correction"
     with somebody(daemon) as other, pytest.raises(NotFoundError, match="is not remembered"):
-        other.examples.correct("imagenet", "goldfish", request=request)
-    assert daemon.client.examples.remove_all("imagenet").deleted == 1
+        other.correct("imagenet", "goldfish", request=request)
+    assert daemon.client.remove_examples("imagenet").deleted == 1
     with pytest.raises(NotFoundError, match="is not remembered"):  # deleting all forgets the remembered as well
-        daemon.client.examples.correct("imagenet", "goldfish", request=request)
+        daemon.client.correct("imagenet", "goldfish", request=request)
 
 
 def test_a_user_sees_and_deletes_its_own_examples_and_an_administrator_all(daemon: RunningDaemon) -> None:
-    mine = daemon.client.examples.add("pets", "cat", picture(1))
+    mine = daemon.client.add_example("pets", "cat", picture(1))
     with somebody(daemon) as other:
-        theirs = other.examples.add("pets", "dog", picture(2))
-        assert [example.id for example in other.examples.list("pets").examples] == [theirs.id]
-        for refused in (other.examples.image, other.examples.remove):
+        theirs = other.add_example("pets", "dog", picture(2))
+        assert [example.id for example in other.examples("pets").examples] == [theirs.id]
+        for refused in (other.example_image, other.remove_example):
             with pytest.raises(NotFoundError, match="no example"):
                 refused("pets", mine.id)
         assert ids(daemon) == {mine.id, theirs.id}
-        assert other.examples.remove_all("pets").deleted == 1
+        assert other.remove_examples("pets").deleted == 1
     assert ids(daemon) == files(daemon) == {mine.id}
 
 
 def test_deleting_leaves_neither_file_nor_row_nor_a_word_in_the_database(daemon: RunningDaemon) -> None:
-    kept = daemon.client.examples.add("pets", "cat", picture(1))
-    gone = [daemon.client.examples.add("pets", SECRET_LABEL, picture(number)) for number in range(2, 6)]
-    assert daemon.client.examples.remove("pets", gone[0].id).deleted == 1
+    kept = daemon.client.add_example("pets", "cat", picture(1))
+    gone = [daemon.client.add_example("pets", SECRET_LABEL, picture(number)) for number in range(2, 6)]
+    assert daemon.client.remove_example("pets", gone[0].id).deleted == 1
     with pytest.raises(NotFoundError, match="no example"):
-        daemon.client.examples.image("pets", gone[0].id)
+        daemon.client.example_image("pets", gone[0].id)
     with pytest.raises(NotFoundError, match="no example"):
-        daemon.client.examples.remove("pets", gone[0].id)
+        daemon.client.remove_example("pets", gone[0].id)
     for example in gone[1:]:
-        daemon.client.examples.remove("pets", example.id)
+        daemon.client.remove_example("pets", example.id)
     assert ids(daemon) == files(daemon) == {kept.id}
     for name in ("patchd.db", "patchd.db-wal"):
         data = (daemon.state / name).read_bytes()
@@ -271,7 +271,7 @@ def test_patchctl_hands_over_lists_writes_out_and_takes_back(daemon: RunningDaem
 
 def test_removing_a_task_deletes_its_examples(daemon: RunningDaemon) -> None:
     daemon.client.add_task(PETS.model_copy(update={"name": "strays"}))
-    daemon.client.examples.add("strays", "cat", picture(1))
+    daemon.client.add_example("strays", "cat", picture(1))
     daemon.client.remove_task("strays")
     assert not (daemon.state / "examples" / "strays").exists()
     assert daemon.client.status().examples.images == 0
@@ -280,14 +280,14 @@ def test_removing_a_task_deletes_its_examples(daemon: RunningDaemon) -> None:
 def test_without_consent_nothing_is_taken_and_what_is_here_stays_but_is_not_used(
     daemon: RunningDaemon, pets: tuple[RunningDaemon, Policy], photographs: dict[str, Path]
 ) -> None:
-    kept = daemon.client.examples.add("pets", "cat", picture(1))
+    kept = daemon.client.add_example("pets", "cat", picture(1))
     request = daemon.client.infer("imagenet", photographs["flower"].read_bytes()).request_id
     pets[1].write(consent=False)
     use(*pets)
     for task, label, given in (("pets", "cat", {"image": picture(2)}), ("imagenet", "goldfish", {"request": request})):
         with pytest.raises(ForbiddenError, match="does not let applications hand over examples"):
-            daemon.client.examples.correct(task, label, **given)
-    listed = daemon.client.examples.list("pets")
+            daemon.client.correct(task, label, **given)
+    listed = daemon.client.examples("pets")
     assert (listed.used, [example.id for example in listed.examples]) == (False, [kept.id])
     assert daemon.client.status().examples.consent is False
     told = daemon.until(lambda: [e for e in daemon.client.events(limit=50).events if e.kind == "examples.consent"])
@@ -295,40 +295,40 @@ def test_without_consent_nothing_is_taken_and_what_is_here_stays_but_is_not_used
     pets[1].write(consent=True)
     use(*pets)
     with pytest.raises(NotFoundError, match="is not remembered"):  # images are let go of with the consent
-        daemon.client.examples.correct("imagenet", "goldfish", request=request)
-    assert daemon.client.examples.remove("pets", kept.id).deleted == 1
+        daemon.client.correct("imagenet", "goldfish", request=request)
+    assert daemon.client.remove_example("pets", kept.id).deleted == 1
 
 
 def test_a_full_quota_refuses_or_lets_the_oldest_go(daemon: RunningDaemon, pets: tuple[RunningDaemon, Policy]) -> None:
     size = len(picture(0))
     pets[1].write(consent=True, most_images=3, most_bytes=10 * size)
     use(*pets)
-    added = [daemon.client.examples.add("pets", "cat", picture(number)).id for number in range(3)]
+    added = [daemon.client.add_example("pets", "cat", picture(number)).id for number in range(3)]
     with pytest.raises(StateError, match=r"has 3 examples of \d+ bytes; the policy keeps 3 of"):
-        daemon.client.examples.add("pets", "cat", picture(3))
-    daemon.client.examples.add("pets", "dog", picture(2))  # one that is here needs no place
+        daemon.client.add_example("pets", "cat", picture(3))
+    daemon.client.add_example("pets", "dog", picture(2))  # one that is here needs no place
     pets[1].write(consent=True, most_images=3, most_bytes=10 * size, when_full="drop_oldest")
     use(*pets)
-    newest = daemon.client.examples.add("pets", "cat", picture(3)).id
+    newest = daemon.client.add_example("pets", "cat", picture(3)).id
     assert ids(daemon) == files(daemon) == {*added[1:], newest}
     pets[1].write(consent=True, most_bytes=1024)
     use(*pets)
     with pytest.raises(TooLargeError, match="all examples of a task may have 1024"):
-        daemon.client.examples.add("pets", "cat", picture(4))
+        daemon.client.add_example("pets", "cat", picture(4))
 
 
 def test_what_has_expired_is_neither_shown_nor_used_and_deleted_at_the_next_clean_up(tmp_path: Path) -> None:
     with running(tmp_path, consent=True) as (daemon, policy):
-        old = daemon.client.examples.add("pets", "cat", picture(1))
+        old = daemon.client.add_example("pets", "cat", picture(1))
         policy.write(consent=True, keep_days=1e-6)
         use(daemon, policy)
         daemon.until(lambda: not ids(daemon))
         assert files(daemon) == {old.id}
         with pytest.raises(NotFoundError, match="no example"):
-            daemon.client.examples.image("pets", old.id)
+            daemon.client.example_image("pets", old.id)
         policy.write(consent=True, keep_days=3000)  # a longer time does not count for what is here already
         use(daemon, policy)
-        assert daemon.client.examples.list("pets").examples[0].expires_s == old.expires_s
+        assert daemon.client.examples("pets").examples[0].expires_s == old.expires_s
         policy.write(consent=True, keep_days=1e-6)
         use(daemon, policy)
         daemon.stop()
@@ -339,23 +339,23 @@ def test_what_has_expired_is_neither_shown_nor_used_and_deleted_at_the_next_clea
 
 def test_a_daemon_killed_at_any_moment_keeps_what_it_confirmed_and_nothing_that_it_deleted(tmp_path: Path) -> None:
     with running(tmp_path, consent=True) as (daemon, _):
-        daemon.client.examples.add("pets", "cat", picture(0))  # starts the worker that decodes
+        daemon.client.add_example("pets", "cat", picture(0))  # starts the worker that decodes
         added, deleted, number = {}, set(), 1
         for round_ in range(3):
             pause = random.Random(round_).uniform(0.02, 0.3)
             killer = threading.Timer(pause, daemon.process.kill)
             killer.start()
-            client = PatchdClient(daemon.socket)
+            client = Client(daemon.socket, retries=0)
             in_hand: str | None = None
             try:
                 while True:
                     number += 1
                     image = picture(number)
-                    made = client.examples.add("pets", "dog", image).id
+                    made = client.add_example("pets", "dog", image).id
                     added[made] = image
                     if number % 2:
                         in_hand = made
-                        client.examples.remove("pets", made)
+                        client.remove_example("pets", made)
                         in_hand = None
                         deleted.add(made)
             except PatchdError:
@@ -372,7 +372,7 @@ def test_a_daemon_killed_at_any_moment_keeps_what_it_confirmed_and_nothing_that_
             if in_hand is not None and in_hand not in here:
                 deleted.add(in_hand)
             for known in here & added.keys():
-                assert daemon.client.examples.image("pets", known) == added[known]
+                assert daemon.client.example_image("pets", known) == added[known]
         daemon.kill()
         lost, *kept = here
         folder = daemon.state / "examples" / "pets"

@@ -53,14 +53,14 @@ def test_sigterm_drains_and_exits_0_within_10_s_leaving_nothing(
 def test_sigterm_in_the_middle_of_predictions_answers_all_that_were_accepted(
     fresh: RunningDaemon, photographs: dict[str, Path]
 ) -> None:
-    from patchd.daemon.client import PatchdClient
+    from patchd.client import Client
 
     image = photographs["china"].read_bytes()
     fresh.client.infer("imagenet", image)
     outcomes: list[str] = []
 
     def ask() -> None:
-        with PatchdClient(fresh.socket) as client:
+        with Client(fresh.socket, retries=0) as client:
             try:
                 for _ in range(200):
                     client.infer("imagenet", image)
@@ -100,9 +100,9 @@ def test_a_killed_inference_worker_costs_a_retryable_error_and_nothing_else(
     caught: list[PatchdError] = []
 
     def ask() -> None:
-        from patchd.daemon.client import PatchdClient
+        from patchd.client import Client
 
-        with PatchdClient(fresh.socket) as client:
+        with Client(fresh.socket, retries=0) as client:
             try:
                 client.infer("imagenet", image)
             except PatchdError as error:

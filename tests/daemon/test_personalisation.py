@@ -51,7 +51,7 @@ class Pets:
     def hand_over(self, each: int, first: int = 0) -> list[str]:
         """So many examples of each class; their ids."""
         return [
-            self.client.examples.add(self.task, label, picture(label, number)).id
+            self.client.add_example(self.task, label, picture(label, number)).id
             for number in range(first, first + each)
             for label in SHADES
         ]
@@ -102,7 +102,7 @@ def test_a_task_without_a_data_set_is_trained_on_its_examples_alone(pets: Pets) 
     record = pets.client.patch(result.patch_id).metadata.training
     assert record is not None
     assert (record.examples, record.train_samples) == (14, 14)
-    deleted = pets.client.examples.remove_all(pets.task)
+    deleted = pets.client.remove_examples(pets.task)
     assert (deleted.deleted, deleted.patches) == (16, (result.patch_id,))
     assert pets.client.patch(result.patch_id).in_force  # it has learned from them, and says so
 
@@ -130,8 +130,8 @@ def test_a_job_keeps_to_the_examples_of_its_start_less_those_deleted_since(pets:
     assert (job.state, job.examples) == (JobState.PAUSED, 8)
     kept = pets.daemon.state / "jobs" / job.id / "features-0123.f32"
     kept.write_bytes(b"what the network made of the images")
-    train = [example.id for example in pets.client.examples.list(pets.task).examples if example.part == "train"]
-    pets.client.examples.remove(pets.task, train[0])
+    train = [example.id for example in pets.client.examples(pets.task).examples if example.part == "train"]
+    pets.client.remove_example(pets.task, train[0])
     assert not kept.exists()  # what was made of a deleted image goes with it
     pets.hand_over(2, first=50)  # too late for this job
     pets.client.change_job(job.id, "resume")
@@ -151,7 +151,7 @@ def test_a_job_whose_examples_are_withdrawn_says_so_and_ends(pets: Pets) -> None
     assert failed.state is JobState.FAILED
     assert failed.error is not None
     assert "nor two usable examples of each of two classes" in failed.error
-    assert len(pets.client.examples.list(pets.task).examples) == 8
+    assert len(pets.client.examples(pets.task).examples) == 8
 
 
 def test_a_job_that_is_told_to_use_no_examples_uses_none(pets: Pets) -> None:

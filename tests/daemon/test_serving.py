@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from patchd.client import Client
 from patchd.daemon.api.schemas import TaskCreate
-from patchd.daemon.client import PatchdClient
 from patchd.models.bases import load_base
 from patchd.models.patches import Patch, save_patch
 from patchd.policies.errors import BusyError
@@ -28,12 +28,12 @@ SHORT_OF_MEMORY = STEADY.replace("allocation = 1.0", "allocation = 1.0\nunload_m
 FLOOD = """
 import sys, threading
 from pathlib import Path
-from patchd.daemon.client import PatchdClient
+from patchd.client import Client
 from patchd.policies.errors import BusyError
 busy = 0
 def ask():
     global busy
-    with PatchdClient(Path(sys.argv[1])) as client:
+    with Client(Path(sys.argv[1]), retries=0) as client:
         while True:
             try:
                 client.infer_tensor("imagenet", bytes(224 * 224 * 3), (224, 224, 3), "UINT8")
@@ -71,7 +71,7 @@ def test_predictions_that_come_together_run_together_and_agree_with_those_alone(
     alone = daemon.client.infer("imagenet", data)
 
     def ask(_: int):
-        with PatchdClient(daemon.socket) as client:
+        with Client(daemon.socket, retries=0) as client:
             return client.infer("imagenet", data)
 
     with ThreadPoolExecutor(6) as pool:
@@ -133,7 +133,7 @@ def test_busy_names_the_limit_and_the_seconds_to_wait(tmp_path: Path) -> None:
         running.client.infer("imagenet", picture(300, 300))
 
         def ask(_: int) -> BusyError | None:
-            with PatchdClient(running.socket) as client:
+            with Client(running.socket, retries=0) as client:
                 try:
                     client.infer("imagenet", picture(300, 300))
                 except BusyError as error:
@@ -181,7 +181,7 @@ def test_nobody_waits_while_the_rungs_of_a_new_task_are_measured(fresh, tmp_path
     fresh.client.add_task(TaskCreate(name="sides", labels=labels, resolutions=(64, 256)))
     fresh.client.import_patch(file.read_bytes())
     answered = 0
-    with ThreadPoolExecutor(1) as pool, PatchdClient(fresh.socket) as other:
+    with ThreadPoolExecutor(1) as pool, Client(fresh.socket, retries=0) as other:
         first = pool.submit(other.infer_tensor, "sides", bytes(64 * 64 * 3 * 4), (3, 64, 64), "FP32")
         while not first.done():
             assert fresh.client.infer_tensor("imagenet", old, (3, 96, 96), "FP32").timing.start_worker_ms == 0.0

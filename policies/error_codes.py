@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..policies.errors import PatchdError
+from .errors import PatchdError
 
 
 def _hierarchy(root: type[PatchdError]) -> Iterator[type[PatchdError]]:
