@@ -40,7 +40,8 @@ from patchd.policies.decision import TrainingPlan, UnfreezeOrder
 from patchd.policies.task import Preprocessing, TaskSpec, TrainSpec
 from patchd.policies.training_chain import chain, level_of
 from patchd.policies.training_costs import JobOutline, TrainingCosts
-from patchd.policies.training_prices import JobPrices, Predicted, Prices, Run
+from patchd.policies.training_job_prices import JobPrices, Predicted, Run
+from patchd.policies.training_prices import Prices
 
 RESOLUTIONS = (224, 192, 160, 128, 96)
 BATCHES = (8, 16, 32)

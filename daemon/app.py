@@ -163,7 +163,7 @@ class Daemon:
             config.measure_training_s,
         )
         self.history = HistoryService(self.store, self.deciding, self.inference, self.cascades, self.training)
-        self.bases = BaseService(self.store, self.events, self.tasks, self.training.jobs_on)
+        self.bases = BaseService(self.store, self.events, self.tasks, self.training.records.on_base)
         self.personalising = PersonalisingService(self.events, self.policies, self.tasks, self.examples, self.training)
         self.exports = ExportService(self.tasks, self.store, self.events, state_dir / "exports")
         self.calibration = CalibrationService(

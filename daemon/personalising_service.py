@@ -32,12 +32,12 @@ class PersonalisingService:
         if not rules.train_after or not rules.consent:
             return
         for task in self._tasks.tasks:
-            if not self._training.jobs_of(task):
+            if not self._training.records.of_task(task):
                 self._consider(task, rules.train_after)
 
     def _consider(self, task: str, wanted: int) -> None:
         """Queue a job for a task if `wanted` examples came after the last job that could use them was asked for."""
-        since_s = max((job.created_s for job in self._training.jobs_with_examples(task)), default=0.0)
+        since_s = max((job.created_s for job in self._training.records.with_examples(task)), default=0.0)
         fresh = self._examples.count_since(task, since_s)
         if fresh < wanted:
             return

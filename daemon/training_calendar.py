@@ -23,7 +23,8 @@ from ..policies.windows import WeeklyTime
 from .events import EventLog
 from .policy_service import PolicyService
 from .task_service import TaskService
-from .training_service import FINAL, TrainingService
+from .training_jobs import FINAL
+from .training_service import TrainingService
 
 BOUNDARY, RETRAIN = "training-boundary", "retrain"
 LOOK_AGAIN = timedelta(hours=1)  # a clock may be set, a missing task added, a job ended

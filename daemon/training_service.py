@@ -17,15 +17,13 @@ from typing import Literal
 
 from ..policies.base_name import packaged
 from ..policies.decision import TrainingPlan
-from ..policies.errors import ConflictError, NotFoundError, PatchdError, StateError, UnavailableError
+from ..policies.errors import ConflictError, PatchdError, StateError, UnavailableError
 from ..policies.snapshot import Snapshot
-from ..policies.task import JobProgress, JobState, PatchKind, PatchMetadata, TrainSpec, only_statistics
+from ..policies.task import JobProgress, JobState, PatchMetadata, TrainSpec
 from ..policies.threads import free_threads
 from ..policies.training_costs import TrainingSituation
-from ..policies.training_plan import HEAD_ONLY
 from ..policies.training_use import TrainingUse
 from .api.schemas import JobView, TrainingProfile, WorkerStatus
-from .backlog import Backlog
 from .deciding import DecisionService
 from .events import EventLog
 from .monitor.kills import KernelKills
@@ -36,13 +34,15 @@ from .training_account import MEASURING, TrainingAccount
 from .training_costs import TrainingCostBook
 from .training_curves import TrainingCurves
 from .training_examples import JobExamples
+from .training_jobs import FINAL, RUNNABLE, TrainingJobs
 from .training_measuring import Measurements, Request
 from .training_meter import TrainingMeter
 from .training_outlook import TrainingOutlook
 from .training_records import PlanReport
 from .training_requests import checked
 from .training_results import TrainingResults
-from .training_together import TrainingTogether, checked_together, why_not_together
+from .training_together import TrainingTogether, checked_together
+from .training_waiting import plan_in_force, waiting_for, why_not
 from .worker_process import WorkerProcess
 from .workers.measure_messages import JobOutlined, MeasureTraining
 from .workers.protocol import (
@@ -61,8 +61,6 @@ from .workers.protocol import (
     YieldSlice,
 )
 
-FINAL = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
-RUNNABLE = (JobState.RUNNING, JobState.QUEUED)
 CRASHES_BEFORE_FAILURE = 3  # in a row without a finished slice between them
 CRASH_PAUSE_S = 2.0
 STORAGE_PAUSE_S = 10.0
@@ -90,7 +88,10 @@ class TrainingService:
         threads: int,
         measure_s: float,
     ) -> None:
-        """The plan is decided for the job in hand, or the next one: `deciding` asks for it from now on."""
+        """The plan is decided for the job in hand, or the next one: `deciding` asks for it from now on.
+
+        `records` are the jobs as they are written down; `job` and `jobs` tell of them with what is known beside.
+        """
         self._store, self._events, self._tasks = store, events, tasks
         self._deciding, self._policies, self._threads = deciding, policies, threads
         self._kills = kills
@@ -103,8 +104,7 @@ class TrainingService:
         self._results = TrainingResults(store, events, tasks)
         self._together = TrainingTogether(store, events, tasks)
         self._worker = WorkerProcess("training", self._on_message, self._on_exit, on_closed=self._weigh)
-        self._jobs = {job.id: job for job in store.jobs()}
-        self._unsaved: Backlog[str] = Backlog(lambda job_id: store.put_job(self._jobs[job_id]))
+        self.records = TrainingJobs(store, events)
         self._untold = False  # a finished rung could not be registered; the worker tells it again when it starts
         self._active: str | None = None
         self._slice_plan: TrainingPlan | None = None
@@ -118,10 +118,6 @@ class TrainingService:
         self._expected_exit = False
         self._busy = asyncio.Lock()
         self._slice_watchers: list[SliceWatcher] = []
-        for job in self._jobs.values():
-            if job.state is JobState.RUNNING:  # the daemon died in the middle; the checkpoint knows how far it came
-                self._update(job, state=JobState.QUEUED)
-                events.emit("job.recovered", f"Job {job.id} goes on from its last checkpoint.", job=job.id)
 
     def on_slice(self, watcher: SliceWatcher) -> None:
         """Call `watcher` with every slice that has ended in order."""
@@ -152,8 +148,7 @@ class TrainingService:
                 epochs=spec.epochs,
             ),
         )
-        self._store.put_job(job)
-        self._jobs[job.id] = job
+        self.records.add(job)
         self._events.emit(
             "job.queued", f"Job {job.id} trains {', '.join(spec.tasks)} on {spec.base}.", job=job.id, task=spec.task
         )
@@ -161,12 +156,9 @@ class TrainingService:
 
     def job(self, job_id: str) -> JobView:
         """A job by id, with why it waits. Raises NotFoundError."""
-        job = self._jobs.get(job_id)
-        if job is None:
-            raise NotFoundError(f"There is no job '{job_id}'.", hint="`patchctl train list` shows them.")
-        decision = self._deciding.current
+        job, decision = self.records.get(job_id), self._deciding.current
         told: dict[str, object] = {
-            "waiting": self._waiting_for(job),
+            "waiting": waiting_for(job, decision, self._active),
             "use": self._account.of_job(job_id),
             "plans_run": self._outlook.notes(job_id).plans_run,
             "memory_cap_bytes": self._outlook.notes(job_id).memory_cap_bytes,
@@ -177,47 +169,34 @@ class TrainingService:
 
     def jobs(self) -> tuple[JobView, ...]:
         """All jobs, oldest first."""
-        return tuple(self.job(job_id) for job_id in self._jobs)
+        return tuple(self.job(job.id) for job in self.records.all())
 
     def pause(self, job_id: str) -> JobView:
         """Stop advancing a job until it is resumed. Raises ConflictError when it has ended."""
-        job = self._open(job_id)
-        self._update(job, state=JobState.PAUSED)
+        job = self.records.not_ended(job_id)
+        self.records.update(job, state=JobState.PAUSED)
         self._yield(job_id)
         self._events.emit("job.paused", f"Job {job_id} is paused.", job=job_id)
         return self.job(job_id)
 
     def resume(self, job_id: str) -> JobView:
         """Let a paused job go on. Raises ConflictError when it is not paused."""
-        job = self._open(job_id)
+        job = self.records.not_ended(job_id)
         if job.state is not JobState.PAUSED:
             raise ConflictError(f"Job {job_id} is {job.state}, not paused.")
-        self._update(job, state=JobState.QUEUED)
+        self.records.update(job, state=JobState.QUEUED)
         self._events.emit("job.resumed", f"Job {job_id} goes on.", job=job_id)
         return self.job(job_id)
 
     def cancel(self, job_id: str) -> JobView:
         """End a job; the rungs it has finished stay. Raises ConflictError when it has ended."""
-        job = self._open(job_id)
-        self._update(job, state=JobState.CANCELLED)
+        job = self.records.not_ended(job_id)
+        self.records.update(job, state=JobState.CANCELLED)
         self._yield(job_id)
         if self._active != job_id or self._slice_plan is None:  # else when the slice in hand has ended
             self._forget(job_id)
         self._events.emit("job.cancelled", f"Job {job_id} is cancelled.", job=job_id)
         return self.job(job_id)
-
-    def jobs_of(self, task: str) -> tuple[JobView, ...]:
-        """Jobs of a task, alone or with others, that have not ended."""
-        return tuple(job for job in self._jobs.values() if task in job.spec.tasks and job.state not in FINAL)
-
-    def jobs_on(self, base: str) -> tuple[str, ...]:
-        """Ids of the jobs on a base that have not ended."""
-        return tuple(job.id for job in self._jobs.values() if job.spec.base == base and job.state not in FINAL)
-
-    def jobs_with_examples(self, task: str) -> tuple[JobView, ...]:
-        """Jobs of a task that learn or learned from its examples, whether they have ended or not."""
-        learning = (job for job in self._jobs.values() if job.spec.examples and job.spec.unlabelled is None)
-        return tuple(job for job in learning if task in job.spec.tasks)
 
     # the loop
 
@@ -265,8 +244,8 @@ class TrainingService:
 
     async def _advance(self) -> None:
         self._weigh()
-        plan = self._plan()
-        self._unsaved.flush()
+        plan = plan_in_force(self._deciding.current)
+        self.records.flush()
         if self._measurements.in_hand is not None:
             if plan.paused and not self._measurements.on_request:
                 self._yield(self._active)
@@ -286,7 +265,7 @@ class TrainingService:
         if (asked := self._measurements.asked) is not None:
             await self._measure(asked)
             return
-        job = self._next()
+        job = self.records.next(self._active)
         if job is None:
             if self._worker.running:
                 self._active, self._expected_exit = None, True
@@ -295,8 +274,8 @@ class TrainingService:
         decision = self._deciding.current
         if decision is not None and decision.plan.job != job.id:  # the plan is still the one for the job before
             self._deciding.refresh()
-            plan = self._plan()
-        if self._why_not(job, plan) is not None or time.monotonic() < self._not_before_s:
+            plan = plan_in_force(self._deciding.current)
+        if why_not(job, plan, self._deciding.current) is not None or time.monotonic() < self._not_before_s:
             return
         try:
             await self._run(job, plan)
@@ -314,11 +293,11 @@ class TrainingService:
             self._expected_exit = self._untold = False
             self._kills.begin()
             await self._worker.start(self._threads)
-            if self._stopping or self._jobs[job.id].state not in RUNNABLE:  # paused or cancelled meanwhile
+            if self._stopping or self.records.get(job.id).state not in RUNNABLE:  # paused or cancelled meanwhile
                 return
             self._active = job.id
-            job = self._examples.choose(self._jobs[job.id])
-            self._update(job)
+            job = self._examples.choose(self.records.get(job.id))
+            self.records.update(job)
             self._worker.send(
                 StartJob(
                     job_id=job.id,
@@ -349,8 +328,8 @@ class TrainingService:
                 in_force=self._together.in_force(job.spec),
             )
         )
-        if self._jobs[job.id].state is JobState.QUEUED:
-            self._update(self._jobs[job.id], state=JobState.RUNNING)
+        if self.records.get(job.id).state is JobState.QUEUED:
+            self.records.update(self.records.get(job.id), state=JobState.RUNNING)
             self._events.emit("job.started", f"Job {job.id} trains.", job=job.id, reach=plan.reach)
 
     def _terms(self) -> tuple[object, ...]:
@@ -361,7 +340,7 @@ class TrainingService:
 
     def _to_measure(self, job: JobView, threads: int) -> Request | None:
         """What has to be known of a job's base before its next slice."""
-        outlined = self._outlook.outline(self._jobs[job.id])
+        outlined = self._outlook.outline(self.records.get(job.id))
         sides = (*outlined.resolutions, outlined.full_resolution)
         costs = self._measurements.due(outlined.base, self._outlook.sides(outlined.base, sides), threads)
         if costs is not None:
@@ -385,13 +364,15 @@ class TrainingService:
             self._measurements.refuse(error)
 
     def _tell_phase(self, job_id: str) -> None:
-        job = self._jobs[job_id]
+        job = self.records.get(job_id)
         progress = job.progress.model_copy(update={"phase": self._measurements.phase})
-        self._jobs[job_id] = job.model_copy(update={"progress": progress, "updated_s": time.time()})
+        self.records.keep(job.model_copy(update={"progress": progress, "updated_s": time.time()}))
 
     def _situation(self, snapshot: Snapshot) -> TrainingSituation:
         """What the plan is decided for; asked for at every turn of the decision loop."""
-        return self._outlook.situation(self._next(), self._slice_threads, snapshot, self._policies.policy)
+        return self._outlook.situation(
+            self.records.next(self._active), self._slice_threads, snapshot, self._policies.policy
+        )
 
     def costs(self) -> TrainingProfile:
         """What training costs as it was measured, and what slices showed of it."""
@@ -399,7 +380,7 @@ class TrainingService:
 
     def _outdated(self) -> bool:
         """Whether the worker has to be told anew: of a rung not yet registered, or what it may learn from."""
-        job = self._jobs.get(self._active or "")
+        job = self.records.find(self._active)
         return self._untold or (job is not None and self._examples.changed(job))
 
     def _checkpoint_dir(self, job_id: str) -> Path:
@@ -424,44 +405,8 @@ class TrainingService:
         text = f"Job {job.id} tries again in {seconds:.0f} s: {why}"
         self._events.emit("job.delayed", text, level="error", job=job.id)
 
-    def _next(self) -> JobView | None:
-        runnable = [job for job in self._jobs.values() if job.state in RUNNABLE]
-        running = [job for job in runnable if job.id == self._active]
-        return running[0] if running else next(iter(runnable), None)
-
     def _threads_now(self) -> int:
         return free_threads(self._deciding.snapshot, self._threads, ("training",))
-
-    def _plan(self) -> TrainingPlan:
-        decision = self._deciding.current
-        if decision is None or decision.times.hindrances:
-            return TrainingPlan(paused=True)
-        return decision.plan.plan
-
-    def _waiting_for(self, job: JobView) -> str | None:
-        if job.state in FINAL:
-            return None
-        if job.state is JobState.PAUSED:
-            return "paused by request"
-        decision = self._deciding.current
-        if decision is None:
-            return "nothing has been decided yet"
-        if (why_not := self._why_not(job, self._plan())) is not None:
-            return why_not
-        if self._active is not None and self._active != job.id:
-            return f"job {self._active} trains first"
-        return None
-
-    def _why_not(self, job: JobView, plan: TrainingPlan) -> str | None:
-        """Why a job cannot advance under the plan in force; None when it can."""
-        if plan.paused:
-            decision = self._deciding.current
-            return "paused" if decision is None else decision.times.text or decision.plan.text
-        if only_statistics(job.spec.kinds):
-            return None
-        if plan.reach == HEAD_ONLY and plan.fraction == 0 and PatchKind.HEAD not in job.spec.kinds:
-            return "the allocation allows the head only, and this job does not train the head"
-        return why_not_together(job.spec, plan)
 
     def _yield(self, job_id: str | None) -> None:
         if self._at_work and self._active == job_id and not self._yielding:
@@ -479,7 +424,7 @@ class TrainingService:
     # what the worker says
 
     def _on_message(self, message: Message, _payload: bytes) -> None:
-        job = self._jobs.get(self._active or "")
+        job = self.records.find(self._active)
         if self._measurements.take(message):
             if job is not None:
                 self._tell_phase(job.id)
@@ -494,7 +439,7 @@ class TrainingService:
                     self._events.emit("training.importance", text, job=job.id)
                 self._deciding.refresh()
             case Progress():
-                self._jobs[job.id] = job.model_copy(update={"progress": message.progress, "updated_s": time.time()})
+                self.records.keep(job.model_copy(update={"progress": message.progress, "updated_s": time.time()}))
                 self._curves.add(job.id, message.progress)
             case Note():
                 self._events.emit("job.note", f"Job {job.id}: {message.message}", level="warning", job=job.id)
@@ -504,16 +449,16 @@ class TrainingService:
                 self._version_done(job, message)
             case SliceDone():
                 self._slice_ended(job, message)
-                self._jobs[job.id] = self._jobs[job.id].model_copy(update={"progress": message.progress})
+                self.records.keep(self.records.get(job.id).model_copy(update={"progress": message.progress}))
                 self._curves.add(job.id, message.progress)
                 self._curves.write()
-                self._update(self._jobs[job.id])
+                self.records.update(self.records.get(job.id))
             case JobDone() if self._untold:
                 self._slice_ended(job, message)
             case JobDone():
                 self._slice_ended(job, message)
-                if self._jobs[job.id].state is not JobState.CANCELLED:
-                    self._update(self._jobs[job.id], state=JobState.DONE)
+                if self.records.get(job.id).state is not JobState.CANCELLED:
+                    self.records.update(self.records.get(job.id), state=JobState.DONE)
                     self._events.emit("job.done", f"Job {job.id} is done.", job=job.id)
                 self._forget(job.id)
             case SliceFailed():
@@ -541,7 +486,7 @@ class TrainingService:
             self._delay(job, str(error), STORAGE_PAUSE_S)
             return
         others = tuple(r for r in job.results if r.resolution != result.resolution)
-        self._jobs[job.id] = job.model_copy(update={"results": (*others, result)})
+        self.records.keep(job.model_copy(update={"results": (*others, result)}))
         self._deciding.refresh()
 
     def _version_done(self, job: JobView, message: VersionDone) -> None:
@@ -553,7 +498,7 @@ class TrainingService:
             self._untold = True
             self._delay(job, str(error), STORAGE_PAUSE_S)
             return
-        self._update(job.model_copy(update={"results": results, "version": outcome}))
+        self.records.update(job.model_copy(update={"results": results, "version": outcome}))
         self._deciding.refresh()
 
     def _slice_ended(self, job: JobView, message: SliceDone | JobDone) -> None:
@@ -563,15 +508,14 @@ class TrainingService:
         reports = self._outlook.observe(job, message.uses)
         for watcher in self._slice_watchers:
             watcher(job, message.seconds, message.cpu_seconds, reports)
-        self._jobs[job.id] = job.model_copy(
-            update={
-                "seconds": job.seconds + message.seconds,
-                "cpu_seconds": job.cpu_seconds + message.cpu_seconds,
-                "slices": job.slices + 1,
-            }
-        )
+        now = {
+            "seconds": job.seconds + message.seconds,
+            "cpu_seconds": job.cpu_seconds + message.cpu_seconds,
+            "slices": job.slices + 1,
+        }
+        self.records.keep(job.model_copy(update=now))
         if job.state in FINAL:
-            self._update(self._jobs[job.id])
+            self.records.update(self.records.get(job.id))
             self._forget(job.id)
 
     def _out_of_memory(self, job: JobView, why: str) -> None:
@@ -580,13 +524,13 @@ class TrainingService:
         self._slice_plan, self._active, self._expected_exit = None, None, True  # this worker ends
 
     def _fail(self, job: JobView, sentence: str) -> None:
-        self._update(job, state=JobState.FAILED, error=sentence)
+        self.records.update(job, state=JobState.FAILED, error=sentence)
         self._events.emit("job.failed", f"Job {job.id} failed: {sentence}", level="error", job=job.id)
         self._forget(job.id)
 
     def _lower(self, job: JobView, why: str) -> bool:
         """Memory ran out in the slice in hand: the job goes on with less, in the next worker; False when it cannot."""
-        plan = self._slice_plan or self._plan()
+        plan = self._slice_plan or plan_in_force(self._deciding.current)
         cap = self._outlook.lower(job, plan)
         if cap is None:
             return False
@@ -602,7 +546,7 @@ class TrainingService:
         return True
 
     def _on_exit(self, code: int) -> None:
-        job = self._jobs.get(self._active or "")
+        job = self.records.find(self._active)
         trained = job is not None and self._slice_plan is not None and job.state not in FINAL
         killed = trained and code == -signal.SIGKILL and not self._expected_exit
         if job is not None and killed and self._kills.since(self._deciding.snapshot):
@@ -632,19 +576,4 @@ class TrainingService:
 
     def forget_choices(self) -> None:
         """Forget which examples the jobs that have ended were started with. Raises StateError."""
-        self._examples.forget([job.id for job in self._jobs.values() if job.state not in FINAL])
-
-    def _open(self, job_id: str) -> JobView:
-        job = self.job(job_id)
-        if job.state in FINAL:
-            raise ConflictError(f"Job {job_id} has ended: {job.state}.")
-        return self._jobs[job_id]
-
-    def _update(self, job: JobView, *, state: JobState | None = None, error: str | None = None) -> None:
-        changes: dict[str, object] = {"updated_s": time.time()}
-        if state is not None:
-            changes["state"] = state
-        if error is not None:
-            changes["error"] = error
-        self._jobs[job.id] = job.model_copy(update=changes)
-        self._unsaved.put(job.id)
+        self._examples.forget([job.id for job in self.records.open()])

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from .training_chain import level_of
 from .training_corrections import PlanUse
 from .training_costs import JobOutline, TrainingCosts
-from .training_prices import JobPrices, Prices, Run, full
+from .training_job_prices import JobPrices, Run, full
+from .training_prices import Prices
 
 
 @dataclass(frozen=True, slots=True)

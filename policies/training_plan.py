@@ -15,7 +15,8 @@ from .task import PatchKind, only_statistics
 from .training_chain import AUTO, Level, chain
 from .training_costs import JobOutline, PlanLimits, TrainingCosts
 from .training_defaults import default_costs
-from .training_prices import JobPrices, Predicted, Prices, Run
+from .training_job_prices import JobPrices, Predicted, Run
+from .training_prices import Prices
 from .training_words import Weighed, candidates, chosen_text, paused_text, reach_in_words
 
 __all__ = ["EVERYWHERE", "HEAD_ONLY", "Plans", "default_costs", "plan_training", "reach_in_words"]

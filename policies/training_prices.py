@@ -1,4 +1,4 @@
-"""What a training step is predicted to cost on a device: time, memory, and the share of a full fine-tuning step.
+"""What a training step costs on a device, whatever trains in it and however many images it has.
 
 Everything is a sum over units and tensors, linear in the images of a pass, so that one `StepPrice` answers for every
 batch, micro-batch and cap. Below the lowest tensor that trains nothing is kept and no gradient computed; its own unit
@@ -7,17 +7,12 @@ counts in part.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from .errors import BadInputError
 from .training_costs import (
-    EVALUATION_BATCH,
-    EVALUATION_FACTOR,
     AddedLayer,
-    JobOutline,
     PassCost,
     ResolutionCosts,
     TensorCost,
@@ -29,14 +24,8 @@ from .training_interpolation import interpolated
 
 FLOAT_BYTES = 4
 STATE_FLOATS = 4  # a parameter that trains: itself, its gradient, and Adam's two moments
-# Resident memory over the bytes of tensors, with the allocator settings of patchd's workers: blocks that are freed
-# leave holes, and kernels have scratch of the size of what they work on. Fitted on 12 plans (docs/training.md).
-KEPT_FACTOR, SCRATCH_FACTOR, FORWARD_FACTOR = 1.2, 1.3, 2.4
 INPUT_BYTES = 3 * (FLOAT_BYTES + 1)  # a pixel: as stored and as normalised
 NORM = (TensorKind.SCALE, TensorKind.BIAS)
-# Validation images that count in a cost, over training images: the usual share and some. A job of few images and many
-# to be scored on would otherwise pause for good, since scoring them costs every plan as much.
-SCORED_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +82,6 @@ class StepPrice:
     def evaluation_ms(self, *, kept: bool, read_ms: float) -> float:
         """Answering one image."""
         return self.upper_image_ms + (self.feature_bytes * read_ms if kept else self.frozen_image_ms)
-
-
-@dataclass(frozen=True, slots=True)
-class Predicted:
-    """What a plan is predicted to take. `cost` spreads evaluations and the making of features over the steps."""
-
-    cost: float
-    step_cpu_ms: float
-    step_ms: float
-    memory_bytes: int
 
 
 class Prices:
@@ -316,146 +295,6 @@ def _feature_bytes(costs: TrainingCosts, at: ResolutionCosts, lowest: int) -> in
     if lowest == len(at.units):  # pooled
         return costs.head.features * FLOAT_BYTES
     return at.units[lowest - 1].output_bytes if lowest else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """How a plan is run, beside what trains."""
-
-    resolution: int
-    lean: bool = False
-    keep_features: bool = False
-    micro_batch: int | None = None
-
-
-def full(prices: Prices) -> Trained:
-    """Everything of the base and the head, which an allocation of 1 is measured by."""
-    return Trained(frozenset(tensor.name for unit in prices.names for tensor in unit))
-
-
-class JobPrices:
-    """Predictions for one job: what full fine-tuning steps at its full resolution take is computed once."""
-
-    def __init__(self, prices: Prices, job: JobOutline) -> None:
-        self.prices, self.job = prices, job
-        self.batch = min(job.batch_size, job.train_images)
-        self._steps = math.ceil(job.train_images / self.batch)
-        self._scored = min(job.validation_images, math.ceil(SCORED_SHARE * job.train_images))
-        self._read_ms = prices.costs.step.read_ms_per_byte
-        self._full_ms = self._epoch_ms(self._full_price(), self.batch, kept=False)
-        self._factors = {
-            (seen.resolution, seen.lean, seen.keep_features): (seen.time, seen.memory)
-            for seen in prices.costs.corrections
-        }
-        self._full_ms *= self._full_factor()
-
-    def _full_factor(self) -> float:
-        """Factor on full fine-tuning, which all costs are shares of: what its own way of running has shown.
-
-        Where it has not run, by what has been shown of ways that run all layers as it does: a device that is slower
-        at them is slower at it, and pausing for that would last, since nothing runs that could show otherwise. Kept
-        features tell less: that they are faster counts, else plans would take more than their share; that they are
-        slower may be an error of theirs alone.
-        """
-        whole = [seen for seen in self.prices.costs.corrections if not seen.keep_features]
-        at_full = [seen for seen in whole if seen.resolution == self.job.full_resolution]
-        plain = [seen for seen in at_full if not seen.lean]
-        if found := plain or at_full or whole:
-            return fmean(seen.time for seen in found)
-        return min(1.0, self._correction(Run(self.job.full_resolution))[0])
-
-    def _full_price(self) -> StepPrice:
-        return self.prices.price(full(self.prices), self.job.full_resolution, self.job.classes)
-
-    def predict(self, trained: Trained, run: Run, *, corrected: bool = True) -> Predicted:
-        """Time, memory and cost of a plan. Whatever slices have shown counts unless `corrected` is false."""
-        return self.of(self.price(trained, run), run, corrected=corrected)
-
-    def price(self, trained: Trained, run: Run) -> StepPrice:
-        """The price that `of` wants."""
-        return self.prices.price(trained, run.resolution, self.job.classes, lean=run.lean)
-
-    def of(self, price: StepPrice, run: Run, *, corrected: bool = True) -> Predicted:
-        """See `predict`."""
-        time, memory = self._correction(run) if corrected else (1.0, 1.0)
-        micro, kept = min(self.batch, run.micro_batch or self.batch), run.keep_features
-        own_ms = self._epoch_ms(price, micro, kept=kept) * time
-        if kept:
-            own_ms += self._making_ms(price, run.resolution) / self.job.epochs
-        passes = math.ceil(self.batch / micro)
-        cpu_ms = price.time_ms(self.batch, passes, kept=kept, read_ms=self._read_ms) * time
-        return Predicted(
-            cost=own_ms / self._full_ms,
-            step_cpu_ms=cpu_ms,
-            step_ms=cpu_ms / self.prices.costs.threads,
-            memory_bytes=round(self._memory(price, run) * memory),
-        )
-
-    def largest(self, price: StepPrice, run: Run, cap: int | None) -> Run | None:
-        """The same run in micro-batches as large as the cap allows, by halving; None where not one image is."""
-        micro = self.batch
-        memory = self._correction(run)[1]
-        while True:
-            sized = Run(run.resolution, run.lean, run.keep_features, None if micro == self.batch else micro)
-            if cap is None or round(self._memory(price, sized) * memory) <= cap:
-                return sized
-            if micro == 1:
-                return None
-            micro //= 2
-
-    def features_bytes(self, price: StepPrice) -> int:
-        """What the kept features of all training and validation images take on disk."""
-        return (self.job.train_images + self.job.validation_images) * price.feature_bytes
-
-    def _memory(self, price: StepPrice, run: Run) -> int:
-        """The peak of steps, evaluations and the making of features."""
-        micro = run.micro_batch or self.batch
-        answered = EVALUATION_BATCH
-        if run.micro_batch is not None:
-            answered = min(answered, EVALUATION_FACTOR * run.micro_batch)
-        ready = run.keep_features and self._is_made(price, run.resolution)
-        whole = max(price.frozen_image_bytes, price.upper_image_bytes)
-        stepped = price.upper_image_bytes if run.keep_features else whole
-        images = max(
-            micro * (KEPT_FACTOR * price.kept_image_bytes + SCRATCH_FACTOR * stepped),
-            micro * FORWARD_FACTOR * stepped,
-            answered * FORWARD_FACTOR * (price.upper_image_bytes if ready else whole),
-        )
-        return round(self.prices.costs.step.workspace_bytes + price.state_bytes + images)
-
-    def _is_made(self, price: StepPrice, resolution: int) -> bool:
-        """Whether the features that a plan wants are on the disk already."""
-        return self.job.kept_from == price.lowest and self.job.in_hand == resolution
-
-    def _epoch_ms(self, price: StepPrice, micro: int, *, kept: bool) -> float:
-        """All steps of an epoch over the training images, and the evaluation after it."""
-        images = self.job.train_images
-        passes = math.ceil(images / micro)
-        trained = price.time_ms(images, passes, kept=kept, read_ms=self._read_ms) + (self._steps - 1) * price.step_ms
-        return trained + self._scored * price.evaluation_ms(kept=kept, read_ms=self._read_ms)
-
-    def _making_ms(self, price: StepPrice, resolution: int) -> float:
-        """Computing and writing the features of all training and validation images; 0 where they are there."""
-        if self._is_made(price, resolution):
-            return 0.0
-        images = self.job.train_images + self._scored
-        passes = math.ceil(images / EVALUATION_BATCH)
-        written = price.feature_bytes * self.prices.costs.step.write_ms_per_byte
-        return images * (price.frozen_image_ms + written) + passes * price.frozen_pass_ms
-
-    def _correction(self, run: Run) -> tuple[float, float]:
-        """Factors on time and memory that slices have shown: of this way of running, else of the others' mean.
-
-        A way that has not run is taken to err as those that have, at its resolution if any has run there; else a
-        plan would flee from a way that is known to be dear to one of which nothing is known.
-        """
-        way = (run.resolution, run.lean, run.keep_features)
-        if way not in self._factors:
-            seen = [one for one in self.prices.costs.corrections if one.resolution == run.resolution]
-            seen = seen or list(self.prices.costs.corrections)
-            times, sizes = [one.time for one in seen] or [1.0], [one.memory for one in seen] or [1.0]
-            self._factors[way] = fmean(times), fmean(sizes)
-        return self._factors[way]
 
 
 def sites(prices: Prices, layers: Iterable[AddedLayer]) -> tuple[Site, ...]:

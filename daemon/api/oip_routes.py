@@ -116,7 +116,7 @@ class OipRoutes:
             reason = f"{ended}; the next request starts it, and {keep_s:g} s without one end it"
             return m.RepositoryModel(name=task, state="READY", reason=reason)
         reason = f"it has no patch yet; patchctl train submit --task {task} trains one"
-        if jobs := self._s.training.jobs_of(task):
+        if jobs := self._s.training.records.of_task(task):
             waiting = f", {jobs[0].waiting}" if jobs[0].waiting else ""
             reason = f"it has no patch yet; training job {jobs[0].id} is {jobs[0].state}{waiting}"
         return m.RepositoryModel(name=task, state="UNAVAILABLE", reason=reason)

@@ -124,7 +124,7 @@ class Routes:
 
     async def remove_task(self, c: Context) -> s.Deleted:
         name = c.path("name")
-        open_jobs = self._s.training.jobs_of(name)
+        open_jobs = self._s.training.records.of_task(name)
         if open_jobs:
             raise ConflictError(
                 f"Job {open_jobs[0].id} still trains task '{name}'.",

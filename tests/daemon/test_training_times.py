@@ -186,7 +186,8 @@ def test_the_calendar_wakes_at_bounds_and_makes_up_for_times_that_were_missed(
             job = daemon.training.submit(TrainSpec(task="tints"))
             assert calendar.due(again) is None  # one is open
             daemon.training.cancel(job.id)
-            daemon.training._jobs[job.id] = daemon.training._jobs[job.id].model_copy(update={"created_s": clock.now})
+            records = daemon.training.records
+            records.keep(records.get(job.id).model_copy(update={"created_s": clock.now}))
             assert f"{calendar.due(again):%a %d %H:%M}" == "Sun 07 03:00"
             clock.set("2026-06-09T08:00")  # the machine slept through Sunday
             await scheduler.get_job("retrain").func()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,6 @@ TASK = TaskSpec(
     preprocessing=Preprocessing(crop_fraction=1.0),
 )  # fmt: skip
 SPEC = TrainSpec(task="digits", resolutions=(SIDE,), epochs=1, batch_size=16, max_samples=64)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trained(directory: Path, precision: Precision, *, lean: bool = False) -> Trainer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +33,6 @@ PRE = Preprocessing(crop_fraction=1.0)
 PLAN = TrainingPlan(paused=False, fraction=0.9)
 SPEC = TrainSpec(task="hues", together=("stripes",), resolutions=(SIDE,), epochs=2, batch_size=8)
 HUES = {"blue": (40, 60, 200), "green": (40, 190, 70), "red": (200, 50, 40)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def save(pixels: np.ndarray, folder: Path, number: int) -> None:

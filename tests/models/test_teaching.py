@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -46,14 +46,6 @@ SPEC = TrainSpec(task="digits", kinds=BOTH, resolutions=(LOW,), epochs=2, batch_
 PLAN = TrainingPlan(paused=False)
 IMAGES = 48  # without labels
 STEPS = 2  # of an epoch, with labels and without
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

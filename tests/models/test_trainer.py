@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -63,14 +63,6 @@ BOTH = (PatchKind.SCALE_BIAS, PatchKind.HEAD)
 ADDING = tuple(kind for kind in PatchKind if kind not in (*BOTH, PatchKind.BASE_FRACTION, PatchKind.OWN_SQUEEZE_EXCITE))
 SMALL = TrainSpec(task="digits", kinds=BOTH, resolutions=(32,), epochs=2, batch_size=16, max_samples=64)
 PLAN = TrainingPlan(paused=False, reach=1.0, fraction=0.0, cost=0.49)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

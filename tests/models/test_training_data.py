@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,14 +23,6 @@ TASK = TaskSpec(name="digits", labels=tuple("0123456789"), resolutions=(32,), da
 ALONE = TaskSpec(name="pets", labels=("cat", "dog", "emu"), resolutions=(32,))
 SPEC = TrainSpec(task="digits", kinds=(PatchKind.HEAD,), resolutions=(32,), epochs=2, batch_size=16, max_samples=48)
 PLAN = TrainingPlan(paused=False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

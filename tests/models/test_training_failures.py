@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,6 @@ from patchd.policies.errors import DataSetError, TrainingError
 from patchd.policies.task import Evaluation, PatchKind, TaskSpec
 from small_jobs import LABELS, PLAN, SPEC, Job, colours, same, small_base
 from torch import Tensor
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

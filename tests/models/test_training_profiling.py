@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,18 +17,11 @@ from patchd.policies.decision import UnfreezeOrder
 from patchd.policies.errors import BadInputError
 from patchd.policies.training_chain import chain
 from patchd.policies.training_costs import JobOutline, TensorKind, TrainingCosts
-from patchd.policies.training_prices import JobPrices, Prices, Run, Trained, full
+from patchd.policies.training_job_prices import JobPrices, Run, full
+from patchd.policies.training_prices import Prices, Trained
 from torch import nn
 
 SIDE = 48
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

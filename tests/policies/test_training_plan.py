@@ -13,8 +13,9 @@ from patchd.policies.training_chain import level_of
 from patchd.policies.training_costs import Correction, JobOutline, PlanLimits, TrainingCosts
 from patchd.policies.training_defaults import default_costs
 from patchd.policies.training_interpolation import interpolated
+from patchd.policies.training_job_prices import JobPrices, Run, full
 from patchd.policies.training_plan import EVERYWHERE, HEAD_ONLY, Plans, plan_training
-from patchd.policies.training_prices import JobPrices, Prices, Run, full
+from patchd.policies.training_prices import Prices
 from training_costs import SIDES, UNITS, costs
 
 COSTS = costs()
