@@ -24,6 +24,7 @@ from starlette.routing import Route as StarletteRoute
 
 from ..policies.errors import NotFoundError, PatchdError, UnavailableError
 from . import notify, sockets
+from .api.attention import attentive
 from .api.caller_protocol import CallerProtocol
 from .api.loopback_guard import LoopbackGuard
 from .api.routes import Routes
@@ -33,6 +34,7 @@ from .calibration_service import CalibrationService
 from .cascade_service import CascadeService
 from .config import DaemonConfig
 from .deciding import DecisionService
+from .device_events import DeviceEvents
 from .events import EventLog
 from .example_service import ExampleService
 from .example_store import ExampleStore
@@ -46,6 +48,7 @@ from .monitor.monitor import Monitor
 from .personalising_service import PersonalisingService
 from .policy_service import PolicyService
 from .recent_images import RecentImages
+from .rhythm import ONCE, Rhythm
 from .services import Services
 from .store import StateLock, Store
 from .task_service import TaskService
@@ -55,6 +58,7 @@ from .training_curves import TrainingCurves
 from .training_examples import JobExamples
 from .training_meter import TrainingMeter
 from .training_service import TrainingService
+from .work_in_hand import WorkInHand
 
 DRAIN_S = 7.0  # SIGTERM must end in 10 s: this long for work in flight, the rest for closing
 CLEAN_UP_S = 3600
@@ -178,6 +182,15 @@ class Daemon:
             threads=threads,
             precision=config.precision,
         )
+        self.rhythm = Rhythm(
+            self._scheduler,
+            self.deciding,
+            self.policies,
+            WorkInHand(self.deciding, self.inference, self.training, self.calibration, self.events),
+            fast_s=config.sample_period_s,
+            slow_s=config.sample_period_calm_s,
+        )
+        self.device_events = DeviceEvents(config.proc_root, config.sys_root, self.events, self.rhythm)
         self.calendar = TrainingCalendar(
             self._scheduler, self.events, self.policies, self.tasks, self.training, self._wake_training
         )
@@ -198,8 +211,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        self.deciding.tick()
         self._schedule()
+        self.device_events.open()
         listen = None if loopback is None else bound_at(loopback)
         server = _Server(self._server_config(listen))
         listeners = [listener] if loopback is None else [listener, loopback]
@@ -215,6 +228,7 @@ class Daemon:
         began = time.monotonic()
         notify.notify("STOPPING=1")
         self._scheduler.shutdown(wait=False)
+        self.device_events.close()
         self.events.emit("daemon.stopping", "patchd drains and stops.")
         self.exports.stop()
         await self.calibration.stop()
@@ -244,30 +258,24 @@ class Daemon:
         )
 
     def _schedule(self) -> None:
-        add = self._scheduler.add_job
-        once = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
-        period = self.config.sample_period_s
-        add(self._turn, "interval", seconds=period, id="turn", **once)
-        add(self._train, "interval", seconds=period, id="training", **once)
-        add(self._keep_alive, "interval", seconds=KEEP_ALIVE_CHECK_S, id="keep-alive", **once)
-        add(self._check_policy, "interval", seconds=POLICY_CHECK_S, id="policy", **once)
-        add(self._profile, "interval", seconds=min(PROFILE_CHECK_S, self.config.profile_every_s), id="profile", **once)
-        add(self._recalibrate, "interval", seconds=RECALIBRATE_CHECK_S, id="recalibrate", **once)
-        add(self._personalise, "interval", seconds=PERSONALISE_CHECK_S, id="personalise", **once)
-        add(self._clean_up, "interval", seconds=CLEAN_UP_S, id="clean-up", **once)
+        add = self.rhythm.add
+        add("training", self._train)
+        add("keep-alive", self._keep_alive, KEEP_ALIVE_CHECK_S)
+        add("policy", self._check_policy, POLICY_CHECK_S)
+        add("profile", self._profile, min(PROFILE_CHECK_S, self.config.profile_every_s))
+        add("recalibrate", self._recalibrate, RECALIBRATE_CHECK_S)
+        add("personalise", self._personalise, PERSONALISE_CHECK_S)
         watchdog_s = notify.watchdog_interval_s(os.environ)
         if watchdog_s is not None:
-            add(self._feed_watchdog, "interval", seconds=watchdog_s, id="watchdog", **once)
+            add("watchdog", self._feed_watchdog, watchdog_s)
+        self.rhythm.start()
+        self._scheduler.add_job(self._clean_up, "interval", seconds=CLEAN_UP_S, id="clean-up", **ONCE)
         self._scheduler.add_listener(self._job_failed, EVENT_JOB_ERROR)
         self.calendar.plan()
         self._scheduler.start()
 
-    async def _turn(self) -> None:
-        """Sample and decide. Whatever may take longer has a job of its own, so that decisions are never late."""
-        self.deciding.tick()
-
     async def _wake_training(self) -> None:
-        self.deciding.tick()
+        await self.rhythm.turn()
         await self.training.tick()
 
     async def _train(self) -> None:
@@ -330,6 +338,7 @@ class Daemon:
             calibration=self.calibration,
             examples=self.examples,
             history=self.history,
+            sampling=lambda: self.rhythm.state().model_copy(update={"sources": self.device_events.states()}),
             state_dir=self.state_dir,
             socket_path=self.socket_path,
             listen=listen,
@@ -339,7 +348,11 @@ class Daemon:
     def _server_config(self, listen: str | None) -> uvicorn.Config:
         admins = frozenset(self.config.admin_users)
         routes = [
-            StarletteRoute(route.path, endpoint(route, self.config.max_body_bytes, admins), methods=[route.method])
+            StarletteRoute(
+                route.path,
+                attentive(route, endpoint(route, self.config.max_body_bytes, admins), self.rhythm),
+                methods=[route.method],
+            )
             for route in Routes(self._services(listen)).table()
         ]
         app = Starlette(

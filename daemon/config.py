@@ -32,7 +32,12 @@ class DaemonConfig(Frozen):
     proc_root: Path = Field(Path("/proc"), description="where /proc is read")
     sys_root: Path = Field(Path("/sys"), description="where /sys is read")
     dev_root: Path = Field(Path("/dev"), description="where terminals are looked for")
-    sample_period_s: float = Field(1.0, ge=0.1, le=60, description="seconds between two samples of the device")
+    sample_period_s: float = Field(
+        1.0, ge=0.1, le=60, description="seconds between two samples while something moves or works"
+    )
+    sample_period_calm_s: float = Field(
+        4.0, ge=0.1, le=60, description="seconds between two samples when nothing has moved for long"
+    )
     threads: int | None = Field(None, ge=1, description="threads of a worker; default: usable cores, rounded down")
     engine: Literal["auto", "torch", "openvino"] = Field(
         "auto", description="what runs predictions; auto: openvino where it is installed, else torch"

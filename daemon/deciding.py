@@ -31,7 +31,10 @@ HEALTHY_PERIODS = 10  # turns that may be missed before the watchdog is left unf
 
 
 class DecisionService:
-    """Holds the snapshot and the decision in force; `tick` is called once a sampling period."""
+    """Holds the snapshot and the decision in force; `tick` samples and decides anew.
+
+    `period_s` is the time after which the next tick is planned: whoever calls it changes that as well.
+    """
 
     def __init__(
         self,
@@ -45,9 +48,10 @@ class DecisionService:
     ) -> None:
         """`today` tells the local time of a Unix time, and what training has used of that day."""
         self._store, self._events, self._policies, self._tasks = store, events, policies, tasks
-        self._monitor, self._period_s, self._today = monitor, period_s, today
+        self._monitor, self._today = monitor, today
+        self._usual_s = self.period_s = period_s
         self._player = TracePlayer()
-        self._memory: RuleMemory = initial_state()
+        self.memory: RuleMemory = initial_state()
         self._policy_hash = policies.state.sha256
         self._situation: Callable[[Snapshot], TrainingSituation] | None = None
         self._plans = Plans()
@@ -89,7 +93,7 @@ class DecisionService:
     def check_health(self) -> None:
         """Raises UnavailableError when the loop has stopped turning."""
         silent_s = time.monotonic() - self._last_tick_s
-        if silent_s > HEALTHY_PERIODS * self._period_s + 1.0:
+        if silent_s > self.period_s + HEALTHY_PERIODS * self._usual_s + 1.0:
             raise UnavailableError(f"The decision loop has not turned for {silent_s:.0f} s.", retry_after_s=5.0)
 
     def refresh(self) -> None:
@@ -98,12 +102,12 @@ class DecisionService:
             return
         digest = self._policies.state.sha256
         if digest != self._policy_hash:
-            self._policy_hash, self._memory = digest, initial_state()
+            self._policy_hash, self.memory = digest, initial_state()
         self._count += 1
-        decision, self._memory = decide(
+        decision, self.memory = decide(
             self._policies.policy,
             self.snapshot,
-            self._memory,
+            self.memory,
             self._tasks.ladders,
             None if self._situation is None else self._situation(self.snapshot),
             self.current,

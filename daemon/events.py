@@ -59,6 +59,11 @@ class EventLog:
         finally:
             self._subscribers.discard(queue)
 
+    @property
+    def followed(self) -> bool:
+        """Whether somebody listens."""
+        return bool(self._subscribers)
+
     def close(self) -> None:
         """End every subscription."""
         for queue in tuple(self._subscribers):

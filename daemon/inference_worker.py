@@ -180,6 +180,11 @@ class InferenceWorker:
             reason=self.unloaded if worker.pid is None else None,
         )
 
+    @property
+    def at_work(self) -> bool:
+        """Whether requests wait for the worker, or it is being started, stopped or measured."""
+        return bool(self._in_flight()) or self._at_work()
+
     def _at_work(self) -> bool:
         """Whether the worker is being started, stopped or measured."""
         return self._worker_lock.locked() or self._measure_lock.locked()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .api.sampling_schemas import SamplingState
 from .api.schemas import TaskView
 from .base_service import BaseService
 from .calibration_service import CalibrationService
@@ -44,6 +46,7 @@ class Services:
     calibration: CalibrationService
     examples: ExampleService
     history: HistoryService
+    sampling: Callable[[], SamplingState]
     state_dir: Path
     socket_path: Path
     listen: str | None

@@ -71,7 +71,7 @@ SliceWatcher = Callable[[JobView, float, float, Sequence[PlanReport]], None]
 
 
 class TrainingService:
-    """Owns the training worker and the jobs. `tick` is called once a sampling period."""
+    """Owns the training worker and the jobs. `tick` is called at every turn of the decision loop."""
 
     def __init__(
         self,
@@ -222,6 +222,14 @@ class TrainingService:
             restarts=max(0, self._worker.restarts),
             in_flight=1 if self._at_work else 0,
         )
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the worker lives, or a job is about to run or to be measured for."""
+        if self._worker.pid is not None or self._measurements.asked is not None:
+            return True
+        job, decision = self.records.next(self._active), self._deciding.current
+        return job is not None and why_not(job, plan_in_force(decision), decision) is None
 
     @property
     def _at_work(self) -> bool:

@@ -73,6 +73,7 @@ class Routes:
             requests_total=d.inference.total,
             trace=d.deciding.trace_state().name,
             examples=d.examples.summary(),
+            sampling=d.sampling(),
         )
 
     async def health(self, _: Context) -> Response:

@@ -30,6 +30,7 @@ from ...policies.task import (
 from ...policies.training_use import TrainingUse
 from ..training_records import MeasuredTraining, PlanReport
 from .example_schemas import ExampleSummary
+from .sampling_schemas import SamplingState
 
 CALIBRATION_REPEATS = 15  # runs a rung; the median of fewer still moves with bursts of other work
 
@@ -89,6 +90,7 @@ class Status(Frozen):
     requests_total: int
     trace: str | None = Field(None, description="name of the trace being replayed into the monitor")
     examples: ExampleSummary = Field(ExampleSummary(), description="what applications handed over to learn from")
+    sampling: SamplingState | None = Field(None, description="how often the device is looked at, and why")
 
 
 class Explain(Frozen):

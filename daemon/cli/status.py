@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ...policies.decision import AllocationDecision, RungDecision
     from ...policies.snapshot import Snapshot
     from ..api.example_schemas import ExampleSummary
+    from ..api.sampling_schemas import SamplingState
     from ..api.schemas import Explain, PolicyState, Status, WorkerStatus
 
 
@@ -78,6 +79,8 @@ def status_text(state: Status) -> str:
     if state.trace:
         pairs.append(("trace", f"{state.trace} is being replayed in place of the device"))
     pairs.append(("device", device_line(state.snapshot) if state.snapshot else "not sampled yet"))
+    if state.sampling is not None:
+        pairs.append(("sampling", sampling_line(state.sampling)))
     if state.decision:
         pairs.append(("inference", allocation_line(state.decision.inference)))
         pairs.append(("training", allocation_line(state.decision.training)))
@@ -117,6 +120,13 @@ def explain_text(answer: Explain) -> str:
         render.sentences(answer.sentences),
     ]
     return "\n".join(parts)
+
+
+def sampling_line(sampling: SamplingState) -> str:
+    """How often the device is looked at, and what makes patchd look at once."""
+    told = [source.name for source in sampling.sources if source.absent is None]
+    at_once = f"; at once on {', '.join(told)}" if told else ""
+    return f"every {sampling.period_s:g} s: {sampling.why}{at_once}"
 
 
 def policy_line(state: PolicyState) -> str:

@@ -61,6 +61,11 @@ class Cgroup:
         """The group's own directory in the hierarchy of version 2; None where it is in none."""
         return self._v2[0] if self._v2 else None
 
+    @property
+    def own_group(self) -> Path | None:
+        """This process's group in the unified hierarchy; None where that is the whole machine's."""
+        return self._v2[0] if len(self._v2) > 1 else None
+
     def cpu_quota(self) -> CpuQuota | None:
         """The smallest processor quota on the way to the root; None without one."""
         return min((*self._v2_cpu_quotas(), *self._v1_cpu_quotas()), key=lambda quota: quota.cores, default=None)
