@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from .call import Call, LazyModule, Method, call, delete, fetch, get, place, post
 
 if TYPE_CHECKING:
-    from ..daemon.api import history_schemas, schemas, signal_schemas
+    from ..daemon.api import explain_schemas, history_schemas, schemas, signal_schemas
     from ..policies import decision as decisions
     from ..policies import snapshot as snapshots
 else:
+    explain_schemas = LazyModule("..daemon.api.explain_schemas")
     history_schemas = LazyModule("..daemon.api.history_schemas")
     schemas = LazyModule("..daemon.api.schemas")
     signal_schemas = LazyModule("..daemon.api.signal_schemas")
@@ -49,9 +50,9 @@ class DaemonMethods:
         return call(lambda: history_schemas.History, "GET", "/v1/history", query, timeout_s=WORK_TIMEOUT_S)
 
     @Method
-    def recent_decisions(self, limit: int | None = None) -> Call[schemas.DecisionList]:
+    def recent_decisions(self, limit: int | None = None) -> Call[explain_schemas.DecisionList]:
         """The latest decisions, newest first."""
-        return get(lambda: schemas.DecisionList, "/v1/decisions", {"limit": limit})
+        return get(lambda: explain_schemas.DecisionList, "/v1/decisions", {"limit": limit})
 
     @Method
     def decision(self, decision_id: str) -> Call[decisions.Decision]:
@@ -60,11 +61,26 @@ class DaemonMethods:
 
     @Method
     def explain(
-        self, *, decision: str | None = None, request: str | None = None, at_s: float | None = None
-    ) -> Call[schemas.Explain]:
-        """The decision in force: now, of `decision`, for the prediction `request`, or at the Unix time `at_s`."""
-        query = {"decision": decision, "request": request, "at": at_s}
-        return get(lambda: schemas.Explain, "/v1/explain", query)
+        self,
+        *,
+        decision: str | None = None,
+        request: str | None = None,
+        at_s: float | None = None,
+        task: str | None = None,
+    ) -> Call[explain_schemas.Explain]:
+        """Why: now, of `decision`, for the prediction `request`, or at the Unix time `at_s`; of one task if given."""
+        query = {"decision": decision, "request": request, "at": at_s, "task": task}
+        return get(lambda: explain_schemas.Explain, "/v1/explain", query)
+
+    @Method
+    def recent_requests(self, limit: int | None = None, task: str | None = None) -> Call[explain_schemas.RequestList]:
+        """The last predictions that were answered, newest first."""
+        return get(lambda: explain_schemas.RequestList, "/v1/requests", {"limit": limit, "task": task})
+
+    @Method
+    def request_record(self, request_id: str) -> Call[explain_schemas.RequestRecord]:
+        """What is kept of one answered prediction."""
+        return get(lambda: explain_schemas.RequestRecord, place("requests", request_id))
 
     @Method
     def policies(self) -> Call[schemas.PolicyList]:

@@ -38,6 +38,7 @@ from .device_events import DeviceEvents
 from .events import EventLog
 from .example_service import ExampleService
 from .example_store import ExampleStore
+from .explaining import ExplainService
 from .export_service import ExportService
 from .history_service import HistoryService
 from .inference_service import InferenceService
@@ -48,6 +49,7 @@ from .monitor.monitor import Monitor
 from .personalising_service import PersonalisingService
 from .policy_service import PolicyService
 from .recent_images import RecentImages
+from .request_log import RequestLog
 from .rhythm import ONCE, Rhythm
 from .services import Services
 from .store import StateLock, Store
@@ -129,6 +131,8 @@ class Daemon:
         self.cascades = CascadeService(self.store, self.events, self.tasks, self.policies)
         graphs_dir = state_dir / "graphs"
         recent = RecentImages(lambda: self.policies.policy.examples.consent)
+        self.requests = RequestLog(self.store, config.keep_requests)
+        self.explaining = ExplainService(self.store, self.deciding, self.requests, self.tasks, self.cascades)
         self.inference = InferenceService(
             self.tasks,
             self.deciding,
@@ -136,6 +140,7 @@ class Daemon:
             self.cascades,
             self.events,
             recent,
+            self.requests,
             threads=threads,
             worker_options=("--engine", config.engine, "--precision", config.precision),
             graphs_dir=graphs_dir,
@@ -239,6 +244,7 @@ class Daemon:
             await asyncio.wait_for(serving, max(0.5, DRAIN_S + 1.0 - (time.monotonic() - began)))
         self.events.emit("daemon.stopped", f"patchd stopped after {time.monotonic() - began:.1f} s.")
         self.history.close()
+        self.requests.flush()
         self.store.close()
         self._lock.release()
 
@@ -328,6 +334,8 @@ class Daemon:
             tasks=self.tasks,
             monitor=self.monitor,
             deciding=self.deciding,
+            explaining=self.explaining,
+            requests=self.requests,
             inference=self.inference,
             training=self.training,
             bases=self.bases,

@@ -56,6 +56,9 @@ class DaemonConfig(Frozen):
         description="seconds for measuring what training a base costs before its first job; 0: not by itself",
     )
     keep_events: int = Field(20_000, ge=100, description="events kept in the state")
+    keep_requests: int = Field(
+        10_000, ge=100, le=1_000_000, description="records of answered predictions kept for explain, about 1 kB each"
+    )
     keep_decisions: int = Field(20_000, ge=100, description="decisions kept in the state, 64 MiB of them at most")
 
     @field_validator("listen")

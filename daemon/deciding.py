@@ -8,8 +8,7 @@ from collections.abc import Callable
 from ..policies.choices import Choices
 from ..policies.decide import decide
 from ..policies.decision import Decision, RungDecision
-from ..policies.errors import NotFoundError, UnavailableError
-from ..policies.explain import sentences
+from ..policies.errors import UnavailableError
 from ..policies.ladder import choose_rung
 from ..policies.rules import PolicyState as RuleMemory
 from ..policies.rules import initial_state
@@ -18,7 +17,8 @@ from ..policies.trace import parse_trace
 from ..policies.training_costs import TrainingSituation
 from ..policies.training_plan import Plans
 from ..policies.training_times import TrainingDay
-from .api.schemas import Explain, TraceReplay, TraceState
+from ..policies.verdicts import verdicts
+from .api.schemas import TraceReplay, TraceState
 from .backlog import Backlog
 from .events import EventLog
 from .monitor.monitor import Monitor
@@ -58,7 +58,7 @@ class DecisionService:
         self._choices = Choices()
         self._count = 0
         self._prefix = f"{int(time.time()):x}"
-        self._unsaved: Backlog[Stored] = Backlog(lambda stored: store.put_decision(*stored))
+        self._unsaved: Backlog[Stored] = Backlog(store.put_decision)
         self._listeners: list[Callable[[Decision], None]] = []
         self._watchers: list[Callable[[Snapshot, Decision | None], None]] = []
         self.snapshot: Snapshot | None = None
@@ -122,7 +122,7 @@ class DecisionService:
             self.current = decision.model_copy(update={"id": before.id})
             self._unsaved.flush()
         else:
-            self._unsaved.put((decision, self.snapshot, self._policies.state))
+            self._unsaved.put(self._with_grounds(decision, self.snapshot))
             if decision.changed:
                 self._events.emit("decision.changed", " ".join(decision.changed), decision=decision.id)
             for listener in self._listeners:
@@ -148,28 +148,15 @@ class DecisionService:
             max_resolution=inference.max_resolution,
         )
 
-    def explain(self, *, decision_id: str | None = None, time_s: float | None = None) -> Explain:
-        """A decision with all it rests on: the present one, one by id, or the one in force at a moment.
+    def in_force(self) -> Stored | None:
+        """The decision in force as of the last sample, with all that it rests on; None before the first."""
+        if self.current is None or self.snapshot is None:
+            return None
+        return self._with_grounds(self.current, self.snapshot)
 
-        Raises NotFoundError when it is not stored.
-        """
-        found: Stored | None
-        now = decision_id is None and time_s is None
-        if now or (self.current is not None and decision_id == self.current.id):
-            if self.current is None or self.snapshot is None:
-                raise NotFoundError("Nothing has been decided yet.", hint="Ask again in a second.")
-            found = (self.current, self.snapshot, self._policies.state)
-        else:
-            found = self._store.decision_at(decision_id=decision_id, time_s=time_s)
-        if found is None:
-            asked = f"decision '{decision_id}'" if decision_id else f"decision at or before Unix time {time_s:.0f}"
-            raise NotFoundError(
-                f"There is no stored {asked}.", hint="Decisions are stored when something changes in them."
-            )
-        decision, snapshot, policy = found
-        return Explain(
-            decision=decision, snapshot=snapshot, policy=policy, sentences=tuple(sentences(decision, snapshot))
-        )
+    def _with_grounds(self, decision: Decision, snapshot: Snapshot) -> Stored:
+        rules = verdicts(self._policies.policy, snapshot, self.memory)
+        return Stored(decision, snapshot, self._policies.state, rules)
 
     # traces
 

@@ -6,7 +6,7 @@ import asyncio
 import math
 import statistics
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -17,15 +17,14 @@ from ..policies.errors import (
     BadInputError,
     BusyError,
     DeadlineError,
-    NotFoundError,
     PatchdError,
     UnavailableError,
     WorkerCrashedError,
 )
 from ..policies.ladder import cheapest_at_least
 from ..policies.task import TaskSpec
+from .api.explain_schemas import Reason
 from .api.schemas import (
-    CascadeAnswer,
     Form,
     InferAnswer,
     InferTiming,
@@ -38,6 +37,7 @@ from .events import EventLog
 from .inference_worker import InferenceWorker
 from .policy_service import PolicyService
 from .recent_images import RecentImages
+from .request_log import Answered, RequestLog
 from .served import ServedCounts
 from .task_service import TaskService
 from .workers.protocol import (
@@ -47,7 +47,6 @@ from .workers.protocol import (
 )
 
 LATENCY_WINDOW = 512  # requests of a rung that its quantiles are taken over
-REMEMBERED_REQUESTS = 10_000  # request ids that `explain --request` can still resolve
 PROFILE_TIMEOUT_S = 120.0
 SHORT_OF_MEMORY_IDLE_S = 2.0  # a worker between two requests is not taken away
 BUSY_SHARE = 0.3  # of the processors: costs measured beside more are measured again when it is calm
@@ -67,7 +66,8 @@ class Wish:
     """What a caller asks of a prediction beside its input; None leaves it to the policy.
 
     `min_accuracy` is a share of held-out data answered rightly, `deadline_ms` counts from the request's arrival,
-    `client` names who asks, so that one caller cannot crowd out the others, and `uid` is the user that it runs as.
+    `client` names who asks, so that one caller cannot crowd out the others; `uid` is the user that it runs as, and
+    `pid` its process.
     """
 
     top_k: int = 5
@@ -78,6 +78,7 @@ class Wish:
     deadline_ms: float | None = None
     client: str = ""
     uid: int | None = None
+    pid: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,8 @@ class _Route:
 
     rung: RungRef
     why: str
+    reason: Reason
     smaller: tuple[RungRef, ...] = ()
-    decided: bool = False  # by the decision in force, so that the task's cascade may be passed
-
-
-@dataclass(frozen=True)
-class _Answered:
-    """What `explain --request` tells of a request."""
-
-    decision_id: str | None
-    cascade: CascadeAnswer | None
 
 
 @dataclass
@@ -115,6 +108,7 @@ class InferenceService:
         cascades: CascadeService,
         events: EventLog,
         recent: RecentImages,
+        requests: RequestLog,
         *,
         threads: int,
         worker_options: Sequence[str],
@@ -128,7 +122,8 @@ class InferenceService:
         `worker_options` are passed on to the worker.
         """
         self._tasks, self._deciding, self._policies, self._cascades = tasks, deciding, policies, cascades
-        self._recent, self._queue_limit, self._max_pixels = recent, queue_limit, max_pixels
+        self._recent, self._requests = recent, requests
+        self._queue_limit, self._max_pixels = queue_limit, max_pixels
         self._held: Counter[str] = Counter()  # requests in flight of each client
         self.worker = InferenceWorker(
             tasks,
@@ -144,7 +139,6 @@ class InferenceService:
             audited=cascades.heard,
         )
         self._windows: dict[tuple[str, str, int], _Window] = {}
-        self._requests: OrderedDict[str, _Answered] = OrderedDict()
         self._decode_ms: deque[float] = deque(maxlen=LATENCY_WINDOW)
         self.served = ServedCounts()
         self._stopping = False
@@ -217,7 +211,7 @@ class InferenceService:
         route = self._route(task, given, wish)
         decision = self._deciding.current
         allocation = 1.0 if decision is None else decision.inference.value
-        may_pass = route.decided and wish.cascade and wish.base is None
+        may_pass = route.reason == "decision" and wish.cascade and wish.base is None
         plan = self._cascades.plan(task, allocation) if may_pass else NOTHING
         sent = time.perf_counter()
         spare_ms = None if wish.deadline_ms is None else wish.deadline_ms - (sent - began) * 1e3
@@ -242,13 +236,17 @@ class InferenceService:
         if not isinstance(result, InferResult):
             raise WorkerCrashedError("The inference worker answered out of turn.", retry_after_s=1.0)
         passed = self._cascades.answered(request.id, task, plan, result)
+        reason = route.reason
         if result.passage is not None:
+            reason = "cascade"
             rung = plan.stages[result.passage.stage].rung
             self.worker.bases_used.update(stage.rung.base for stage in plan.stages[: result.passage.stage + 1])
             why = f"{rung.base} at {rung.resolution} px, {passed.text if passed else route.why}"
         else:
             rung = next(each for each in (route.rung, *route.smaller) if each.resolution == result.resolution)
-            why = route.why if rung is route.rung else _by_domain(rung.resolution, result.image_size, route.why)
+            why = route.why
+            if rung is not route.rung:
+                reason, why = "domain", _by_domain(rung.resolution, result.image_size, route.why)
         now = time.perf_counter()
         timing = result.timing
         total_ms = (now - began) * 1e3
@@ -257,8 +255,7 @@ class InferenceService:
         request_id = f"{self._token}-{request.id}"
         if given.form == "image":
             self._recent.put(request_id, task, given.payload, wish.uid)
-        self._remember(request_id, _Answered(None if decision is None else decision.id, passed))
-        return InferAnswer(
+        answer = InferAnswer(
             request_id=request_id,
             task=task,
             predictions=tuple(
@@ -284,6 +281,10 @@ class InferenceService:
                 network_ms=timing.network_ms,
             ),
         )
+        self._requests.put(
+            Answered(answer, time.time(), reason, given.form, len(given.payload), result.image_size, wish.uid, wish.pid)
+        )
+        return answer
 
     def _route(self, task: str, given: Input, wish: Wish) -> _Route:
         """The rung for this input: the caller's wish, the input's own domain, else the decision in force."""
@@ -294,15 +295,17 @@ class InferenceService:
             if resolution is not None and resolution != side:
                 raise BadInputError(f"The tensor is {side} px wide, but resolution {resolution} was asked for.")
             why = f"{asked}the input already has the form of the {side} px rung"
-            return _Route(self._tasks.rung_ref(task, side, base), why)
+            return _Route(self._tasks.rung_ref(task, side, base), why, "input")
         if resolution is not None:
-            return _Route(self._tasks.rung_ref(task, resolution, base), f"{asked}the caller asked for this resolution")
+            why = f"{asked}the caller asked for this resolution"
+            return _Route(self._tasks.rung_ref(task, resolution, base), why, "resolution")
         if wish.min_accuracy is not None:
             chosen = cheapest_at_least(self._tasks.ladder(task, base), wish.min_accuracy)
             return _Route(
                 self._tasks.rung_ref(task, chosen.resolution, base),
                 f"{asked}{chosen.resolution} px: the cheapest rung whose accuracy of {chosen.accuracy:.1%} is at least "
                 f"the {wish.min_accuracy:.1%} that the caller asked for",
+                "accuracy",
             )
         decided = self._deciding.rung(task, base)
         smaller = tuple(
@@ -311,17 +314,7 @@ class InferenceService:
             if candidate.fits and candidate.rung.resolution < decided.resolution
         )
         rung = self._tasks.rung_ref(task, decided.resolution, base)
-        return _Route(rung, f"{asked}{decided.text}", smaller, decided=True)
-
-    def answered(self, request_id: str) -> tuple[str | None, CascadeAnswer | None]:
-        """The decision that a request obeyed, and its way through the cascade. Raises NotFoundError when forgotten."""
-        if request_id not in self._requests:
-            raise NotFoundError(
-                f"Request '{request_id}' is not remembered.",
-                hint=f"The last {REMEMBERED_REQUESTS} requests since the daemon's start are.",
-            )
-        found = self._requests[request_id]
-        return found.decision_id, found.cascade
+        return _Route(rung, f"{asked}{decided.text}", "decision", smaller)
 
     async def load(self, task: str) -> None:
         """Start the worker and measure what is unmeasured, before the first request needs it. Raises NotFoundError."""
@@ -384,11 +377,6 @@ class InferenceService:
         if form == "image":
             self._decode_ms.append(result.timing.decode_ms)
         self.worker.bases_used.add(rung.base)
-
-    def _remember(self, request_id: str, answered: _Answered) -> None:
-        self._requests[request_id] = answered
-        while len(self._requests) > REMEMBERED_REQUESTS:
-            self._requests.popitem(last=False)
 
     def _expected_wait_s(self, task: str) -> float:
         costs = [rung.cost_ms for rung in self._tasks.pool(task) if rung.cost_ms is not None]

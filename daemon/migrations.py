@@ -203,6 +203,14 @@ def m010_rung_history(db: Database) -> None:
 
 
 @MIGRATIONS()
+def m011_requests(db: Database) -> None:
+    """Predictions that were answered, by number; and with each decision the verdict on every rule."""
+    db.table("requests").create({"n": int, "id": str, "time_s": float, "task": str, "record": str}, pk="n")
+    db.table("requests").create_index(["id"], unique=True)
+    db.table("decisions").add_column("rules", bytes)
+
+
+@MIGRATIONS()
 def m012_history(db: Database) -> None:
     """What was seen, decided and served, minute by minute (compressed rows), and every training slice."""
     db.table("history").create({"first_s": float, "last_s": float, "fine": int, "row": bytes})

@@ -14,11 +14,13 @@ from .cascade_service import CascadeService
 from .deciding import DecisionService
 from .events import EventLog
 from .example_service import ExampleService
+from .explaining import ExplainService
 from .export_service import ExportService
 from .history_service import HistoryService
 from .inference_service import InferenceService
 from .monitor.monitor import Monitor
 from .policy_service import PolicyService
+from .request_log import RequestLog
 from .store import Store
 from .task_service import TaskService
 from .training_account import TrainingAccount
@@ -36,6 +38,8 @@ class Services:
     tasks: TaskService
     monitor: Monitor
     deciding: DecisionService
+    explaining: ExplainService
+    requests: RequestLog
     inference: InferenceService
     training: TrainingService
     bases: BaseService

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -28,6 +28,7 @@ from ..policies.training_corrections import Observed
 from ..policies.training_costs import TrainingCosts
 from ..policies.training_curve import CurvePoint
 from ..policies.training_use import TrainingUse, UseRow
+from ..policies.verdicts import RuleVerdict
 from .api.schemas import CascadePoints, CascadeState, CostView, Event, JobView, PolicyState
 from .migrations import MIGRATIONS
 from .sqlite import Database
@@ -36,8 +37,16 @@ from .training_records import JobNotes, MeasuredTraining
 DECISION_BYTES = 64 * 1024 * 1024  # of stored decisions: each tells of every task, and there may be a thousand
 
 _CURVE: TypeAdapter[tuple[CurvePoint, ...]] = TypeAdapter(tuple[CurvePoint, ...])
+_RULES: TypeAdapter[tuple[RuleVerdict, ...]] = TypeAdapter(tuple[RuleVerdict, ...])
 
-Stored = tuple[Decision, Snapshot, PolicyState]
+
+class Stored(NamedTuple):
+    """A decision with all that it rests on; no `rules` where an older patchd stored it."""
+
+    decision: Decision
+    snapshot: Snapshot
+    policy: PolicyState
+    rules: tuple[RuleVerdict, ...] | None = None
 
 
 class StateLock:
@@ -454,8 +463,9 @@ class Store:
 
     # decisions and events
 
-    def put_decision(self, decision: Decision, snapshot: Snapshot, policy: PolicyState) -> None:
+    def put_decision(self, stored: Stored) -> None:
         """Store a decision with what it rests on, compressed: of many tasks it says the same in other numbers."""
+        decision, snapshot, policy, rules = stored
         packed = zlib.compress(decision.model_dump_json().encode(), 1)
         self._put(
             "decisions",
@@ -465,6 +475,7 @@ class Store:
                 "decision": packed,
                 "snapshot": snapshot.model_dump_json(),
                 "policy": policy.model_dump_json(),
+                "rules": None if rules is None else zlib.compress(_RULES.dump_json(rules), 1),
             },
         )
         self._grown += len(packed)
@@ -485,11 +496,35 @@ class Store:
         if not rows:
             return None
         row = rows[0]
-        return (
+        return Stored(
             Decision.model_validate_json(zlib.decompress(row["decision"])),
             Snapshot.model_validate_json(row["snapshot"]),
             PolicyState.model_validate_json(row["policy"]),
+            None if row["rules"] is None else _RULES.validate_json(zlib.decompress(row["rules"])),
         )
+
+    def decision_span(self, decision_id: str) -> tuple[float, float | None] | None:
+        """When a stored decision was taken and when the one after it was; None without it."""
+        sql = (
+            "select time_s, (select min(time_s) from decisions as later where later.time_s > this.time_s) as until_s"
+            " from decisions as this where id = ?"
+        )
+        rows = self._rows(sql, decision_id)
+        return (rows[0]["time_s"], rows[0]["until_s"]) if rows else None
+
+    def first_decision_s(self) -> float | None:
+        """When the oldest stored decision was taken."""
+        first: float | None = self._rows("select min(time_s) as first from decisions")[0]["first"]
+        return first
+
+    def stopped_at(self, time_s: float) -> float | None:
+        """When the daemon had stopped that was not running at `time_s`, as its events tell; None where it ran."""
+        sql = (
+            "select kind, time_s from events where kind in ('daemon.started', 'daemon.stopped') and time_s <= ?"
+            " order by id desc limit 1"
+        )
+        rows = self._rows(sql, time_s)
+        return rows[0]["time_s"] if rows and rows[0]["kind"] == "daemon.stopped" else None
 
     def put_event(self, event: Event) -> None:
         """Append an event."""

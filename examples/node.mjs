@@ -37,7 +37,7 @@ async function main(task, file, label) {
   for (const { label, probability } of answer.predictions) console.log(`${(100 * probability).toFixed(1)} %  ${label}`);
   console.log(`${answer.base} at ${answer.resolution} px in ${answer.timing.total_ms.toFixed(1)} ms: ${answer.why}`);
   const told = await ask("GET", `/v1/explain?request=${answer.request_id}`);
-  console.log(told.sentences.join("\n"));
+  for (const { heading, sentences, items } of told.sections) console.log([`${heading}:`, ...sentences, ...items].join("\n"));
   if (label !== undefined && answer.predictions[0].label !== label) {
     const body = Buffer.from(JSON.stringify({ label, request: answer.request_id }));
     const example = await ask("POST", `${path}/corrections`, body, "application/json");

@@ -6,6 +6,7 @@ from datetime import date
 
 from patchd.daemon.api import schemas as s
 from patchd.daemon.api.example_schemas import ExampleList, ExampleView
+from patchd.daemon.api.explain_schemas import Explain
 from patchd.daemon.api.training_schemas import DayUse, JobCurve, JobUse, TrainingUsage
 from patchd.daemon.training_records import MeasuredTraining, PlanReport
 from patchd.policies.base_version import VersionMetadata, VersionOutcome
@@ -33,6 +34,7 @@ from patchd.policies.decision import (
     TrainingDecision,
     TrainingPlan,
 )
+from patchd.policies.explain import Section
 from patchd.policies.snapshot import Cpu, Memory, Power, Snapshot
 from patchd.policies.task import (
     Evaluation,
@@ -112,8 +114,17 @@ STATUS = s.Status(
     jobs_active=1,
     requests_total=12,
 )
-EXPLAIN = s.Explain(
-    decision=DECISION, snapshot=SNAPSHOT, policy=POLICY, sentences=("The battery is low.", "So it runs at 96 px.")
+EXPLAIN = Explain(
+    asked="now",
+    as_of="Signals, rules and reasons are of the last sample, at 14:05:15.",
+    decision=DECISION,
+    snapshot=SNAPSHOT,
+    policy=POLICY,
+    rules=(),
+    sections=(
+        Section(key="summary", heading="In short", sentences=("The battery is low.", "So it runs at 96 px.")),
+        Section(key="rules.match", heading="Rules that match", items=("'low battery' matches.",)),
+    ),
 )
 TASK = s.TaskView(
     spec=TaskSpec(name="digits", labels=("zero", "one", "two"), resolutions=(128, 96), data="sklearn:digits"),

@@ -151,7 +151,7 @@ def _first_prediction() -> Path:
         )
         running.stop()
     with closing(sqlite3.connect(state / "patchd.db")) as database:
-        for table in ("events", "decisions", "settings", "history", "training_slices"):
+        for table in ("events", "decisions", "settings", "requests", "history", "training_slices"):
             database.execute(f"delete from {table}")
         database.commit()
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -74,11 +74,3 @@ class CascadeRoutes:
                 changes=True,
             ),
         )
-
-
-def told_passage(passed: s.CascadeAnswer) -> str:
-    """One sentence on how far a request went through its cascade."""
-    return (
-        f"Stage {passed.stage + 1} of {passed.stages} answered, with a score of {passed.confidence:.3f}, at a known "
-        f"cost of {passed.cost_ms:.1f} ms; {passed.text}."
-    )

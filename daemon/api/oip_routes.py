@@ -20,7 +20,7 @@ from ..sockets import Caller
 from . import oip_model as m
 from .oip_codec import HEADER_LENGTH, InferenceRequest, InferenceResponse, Request, Wire, compress, decode, decompress
 from .oip_codec import encode as encode_answer
-from .routing import Context, Handler, Route
+from .routing import REQUEST_ID, Context, Handler, Route
 from .schemas import InferAnswer
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
@@ -158,7 +158,7 @@ class OipRoutes:
 
     async def _answers(self, spec: TaskSpec, request: Request, caller: Caller) -> tuple[InferAnswer, ...]:
         """The answers of all samples, or the error of the first that has none; the others are cancelled then."""
-        wish = replace(m.wish(request, len(spec.labels), caller.client), uid=caller.uid)
+        wish = replace(m.wish(request, len(spec.labels), caller.client), uid=caller.uid, pid=caller.pid)
         given = m.samples(request.inputs)
         try:
             async with asyncio.TaskGroup() as group:
@@ -248,7 +248,9 @@ def _answer(spec: TaskSpec, request: Request, answers: Sequence[InferAnswer], ac
     )
     body, json_length = encode_answer(answer, outputs, request)
     packed, encoding = compress(body, accepted)
-    headers = {} if json_length is None else {HEADER_LENGTH: str(json_length)}
+    headers = {REQUEST_ID: ", ".join(each.request_id for each in answers)}
+    if json_length is not None:
+        headers[HEADER_LENGTH] = str(json_length)
     if encoding is not None:
         headers["Content-Encoding"] = encoding
     media = "application/json" if json_length is None else "application/octet-stream"

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from ... import __version__
-from ...policies.decision import Decision
 from ...policies.errors import BadInputError, ConflictError, NotFoundError, PatchMismatchError
 from ...policies.snapshot import Snapshot
 from ...policies.task import PatchMetadata, TrainSpec
@@ -24,13 +23,14 @@ from ..media_types import IMAGE_TYPES
 from ..services import Services
 from . import schemas as s
 from .base_routes import BaseRoutes
-from .cascade_routes import CascadeRoutes, told_passage
+from .cascade_routes import CascadeRoutes
 from .example_routes import ExampleRoutes
+from .explain_routes import ExplainRoutes
 from .history_routes import HistoryRoutes
 from .metrics_routes import MetricsRoutes
 from .oip_routes import OipRoutes
 from .policy_routes import PolicyRoutes
-from .routing import Context, Route, dumps, explain_validation, openapi
+from .routing import REQUEST_ID, Context, Route, dumps, explain_validation, openapi
 from .signal_routes import SignalRoutes
 from .training_routes import TrainingRoutes
 
@@ -46,6 +46,7 @@ class Routes:
         self._policies = PolicyRoutes(services)
         self._cascades = CascadeRoutes(services)
         self._examples = ExampleRoutes(services)
+        self._explain = ExplainRoutes(services)
         self._bases = BaseRoutes(services)
         self._training = TrainingRoutes(services)
         self._metrics = MetricsRoutes(services)
@@ -88,27 +89,6 @@ class Routes:
     async def openapi(self, _: Context) -> Response:
         return Response(dumps(openapi(self.table(), __version__)), media_type="application/json")
 
-    # decisions
-
-    async def decisions(self, c: Context) -> s.DecisionList:
-        limit = c.number("limit", 20, 1, 1000)
-        return s.DecisionList(decisions=tuple(self._s.store.decisions(limit or 20)))
-
-    async def decision(self, c: Context) -> Decision:
-        return self._s.deciding.explain(decision_id=c.path("id")).decision
-
-    async def explain(self, c: Context) -> s.Explain:
-        decision_id, request_id, at = c.text("decision"), c.text("request"), c.real("at")
-        if sum(given is not None for given in (decision_id, request_id, at)) > 1:
-            raise BadInputError("Give only one of decision, request and at.")
-        if request_id is None:
-            return self._s.deciding.explain(decision_id=decision_id, time_s=at)
-        decision_id, passed = self._s.inference.answered(request_id)
-        told = self._s.deciding.explain(decision_id=decision_id)
-        if passed is None:
-            return told
-        return told.model_copy(update={"cascade": passed, "sentences": (*told.sentences, told_passage(passed))})
-
     # tasks
 
     async def tasks(self, _: Context) -> s.TaskList:
@@ -139,7 +119,7 @@ class Routes:
 
     # predictions
 
-    async def infer(self, c: Context) -> s.InferAnswer:
+    async def infer(self, c: Context) -> Response:
         self._s.tasks.task(c.path("name"))  # an unknown task is refused before its body is read
         wish = Wish(
             top_k=c.number("top_k", 5, 1, 1000) or 5,
@@ -150,6 +130,7 @@ class Routes:
             deadline_ms=c.positive("deadline_ms"),
             client=c.caller.client,
             uid=c.caller.uid,
+            pid=c.caller.pid,
         )
         media = c.request.headers.get("content-type", "").split(";")[0].strip().lower()
         body = await c.raw()
@@ -166,7 +147,9 @@ class Routes:
             )
         if not body:
             raise BadInputError("The request body is empty.", hint="Send an image or a tensor.")
-        return await self._s.inference.infer(c.path("name"), given, wish)
+        answer = await self._s.inference.infer(c.path("name"), given, wish)
+        headers = {REQUEST_ID: answer.request_id}
+        return Response(answer.model_dump_json(), headers=headers, media_type="application/json")
 
     # patches
 
@@ -306,27 +289,7 @@ class Routes:
             Route("GET", "/v1/health", "200 while the decision loop turns, else 503", self.health),
             Route("GET", "/v1/snapshot", "What the monitor saw last", self.snapshot, Snapshot),
             Route("GET", "/v1/openapi.json", "This document", self.openapi),
-            Route(
-                "GET",
-                "/v1/decisions",
-                "The last decisions that changed something, newest first",
-                self.decisions,
-                s.DecisionList,
-                query=(("limit", "integer", "at most this many, 1 to 1000; default 20"),),
-            ),
-            Route("GET", "/v1/decisions/{id}", "One stored decision", self.decision, Decision),
-            Route(
-                "GET",
-                "/v1/explain",
-                "Why the daemon does what it does",
-                self.explain,
-                s.Explain,
-                query=(
-                    ("decision", "string", "a decision's id"),
-                    ("request", "string", "a prediction's request id"),
-                    ("at", "number", "a moment, Unix time in seconds"),
-                ),
-            ),
+            *self._explain.table(),
             *self._policies.table(),
             Route("GET", "/v1/tasks", "All tasks with their ladders", self.tasks, s.TaskList),
             Route("POST", "/v1/tasks", "Add a task", self.add_task, s.TaskView, s.TaskCreate, changes=True),

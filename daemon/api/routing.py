@@ -36,6 +36,8 @@ STATUS = {
     "bad_state": 507,
 }
 
+REQUEST_ID = "X-Request-Id"  # of an answered prediction, for `patchctl explain --request`
+
 Handler = Callable[["Context"], Awaitable[BaseModel | Response]]
 
 

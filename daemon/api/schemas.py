@@ -93,20 +93,6 @@ class Status(Frozen):
     sampling: SamplingState | None = Field(None, description="how often the device is looked at, and why")
 
 
-class Explain(Frozen):
-    """A decision with the snapshot it rests on and the policy text in force then."""
-
-    decision: Decision
-    snapshot: Snapshot
-    policy: PolicyState
-    sentences: tuple[str, ...] = Field(description="the decision told in plain sentences")
-    cascade: CascadeAnswer | None = Field(None, description="how far the request that was asked about went")
-
-
-class DecisionList(Frozen):
-    decisions: tuple[Decision, ...]
-
-
 class PolicyInfo(Frozen):
     name: str
     source: str

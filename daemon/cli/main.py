@@ -11,7 +11,7 @@ from .common import EXIT_CODES, PatchctlGroup, Settings
 _COMMANDS = {
     "status": "status:status",
     "top": "top:top",
-    "explain": "status:explain",
+    "explain": "explain:explain",
     "signals": "signals:signals",
     "policy": "policy:policy",
     "task": "task:task",

@@ -1,4 +1,4 @@
-"""`patchctl status`, `explain` and `openapi`: what patchd sees, what it decided, and why."""
+"""`patchctl status` and `openapi`: what patchd sees and what it decided."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from . import render
-from .common import Moment, Settings, json_option, pass_settings, print_body
+from .common import Settings, json_option, pass_settings, print_body
 
 if TYPE_CHECKING:
     from ...policies.decision import AllocationDecision, RungDecision
     from ...policies.snapshot import Snapshot
     from ..api.example_schemas import ExampleSummary
     from ..api.sampling_schemas import SamplingState
-    from ..api.schemas import Explain, PolicyState, Status, WorkerStatus
+    from ..api.schemas import PolicyState, Status, WorkerStatus
 
 
 @click.command(
@@ -29,32 +29,6 @@ def status(settings: Settings, as_json: bool) -> None:
             print_body(client.request("GET", "/v1/status"))
             return
         click.echo(status_text(client.status()))
-
-
-@click.command(
-    epilog=(
-        "\b\nExamples:\n"
-        "  patchctl explain                      the decision in force\n"
-        "  patchctl explain --request 4f2a...    the decision that a prediction obeyed\n"
-        "  patchctl explain --at 14:05           the decision in force at that time\n"
-        "  patchctl explain --at -5m             ... five minutes ago"
-    ),
-)
-@click.option("--decision", metavar="ID", help="Explain this decision.")
-@click.option("--request", metavar="ID", help="Explain the decision that this prediction obeyed.")
-@click.option("--at", "at_s", type=Moment(), metavar="TIME", help="Explain the decision in force at a moment.")
-@json_option
-@pass_settings
-def explain(settings: Settings, decision: str | None, request: str | None, at_s: float | None, as_json: bool) -> None:
-    """Tell why the allocations, resolutions and the training plan are what they are."""
-    if sum(given is not None for given in (decision, request, at_s)) > 1:
-        raise click.UsageError("--decision, --request and --at exclude each other.")
-    with settings.client() as client:
-        if as_json:
-            query = {"decision": decision, "request": request, "at": at_s}
-            print_body(client.request("GET", "/v1/explain", query=query))
-            return
-        click.echo(explain_text(client.explain(decision=decision, request=request, at_s=at_s)))
 
 
 @click.command(epilog="\b\nExample:\n  patchctl openapi > openapi.json")
@@ -103,23 +77,6 @@ def examples_line(held: ExampleSummary) -> str:
     """What applications handed over, and whether training may use it."""
     used = "used for training" if held.consent else "not used: the policy gives no consent"
     return f"{held.images} images of {render.bytes_(held.bytes)}, {used}"
-
-
-def explain_text(answer: Explain) -> str:
-    """A decision told in sentences: the numbers it rests on, the rules, the alternatives and why they were refused."""
-    decision = answer.decision
-    parts = [
-        render.fields(
-            [
-                ("decision", f"{decision.id}, taken {render.clock(decision.time_s)}"),
-                ("policy", policy_line(answer.policy)),
-                ("device", device_line(answer.snapshot)),
-            ]
-        ),
-        "",
-        render.sentences(answer.sentences),
-    ]
-    return "\n".join(parts)
 
 
 def sampling_line(sampling: SamplingState) -> str:

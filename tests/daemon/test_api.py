@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from patchd.daemon.api.schemas import Explain, InferAnswer, PolicyList, Profile, Status, TaskCreate, TaskList
+from patchd.daemon.api.explain_schemas import Explain
+from patchd.daemon.api.schemas import InferAnswer, PolicyList, Profile, Status, TaskCreate, TaskList
 from patchd.policies.errors import (
     BadInputError,
     ConflictError,

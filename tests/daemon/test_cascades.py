@@ -267,8 +267,10 @@ def test_explain_and_infer_tell_how_far_a_request_went(
     assert f"stage 1 of {len(cascade.cascade.stages)}, confidence " in told
     request = told.split()[-1]
     explained = daemon.client.explain(request=request)
-    assert explained.cascade.stage == 0
-    assert explained.sentences[-1].startswith(f"Stage 1 of {len(cascade.cascade.stages)} answered, with a score of ")
+    assert (explained.request.reason, explained.request.cascade.stage) == ("cascade", 0)
+    stages = f"Stage 1 of {len(cascade.cascade.stages)} answered, with a score of "
+    assert any(sentence.startswith(stages) for sentence in explained.sections[0].sentences)
+    assert any(section.key == "cascade:colours" for section in daemon.client.explain().sections)
     assert "Stage 1 of" in patchctl(daemon, "explain", "--request", request).stdout
 
 

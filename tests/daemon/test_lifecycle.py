@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from patchd.daemon.api.schemas import DecisionList, JobView, TaskCreate, TraceReplay
+from patchd.daemon.api.explain_schemas import DecisionList
+from patchd.daemon.api.schemas import JobView, TaskCreate, TraceReplay
 from patchd.policies.errors import PatchdError, StateError, WorkerCrashedError
 from patchd.policies.task import JobState, TrainSpec
 from running import RunningDaemon, alive

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from patchd.policies.added_signals import MAX_NAME, is_added
 from patchd.policies.decide import decide
 from patchd.policies.errors import PolicyError
-from patchd.policies.explain import sentences
+from patchd.policies.explain import flattened, sections
 from patchd.policies.policy import parse_policy
 from patchd.policies.rules import initial_state
 from patchd.policies.signals import SIGNALS, signal_spec, signals
@@ -64,7 +64,7 @@ def test_a_rule_on_an_added_signal_matches_while_it_is_there() -> None:
     seen = snapshot(reading("app.people", 3.0))
     decision, _ = decide(policy, seen, initial_state(), {}, None, None, "1")
     assert decision.inference.value == 0.2
-    assert "app.people 3 people" in sentences(decision, seen)[0]
+    assert "app.people is 3 people." in flattened(sections(decision, seen, None))
 
 
 def test_a_name_that_only_begins_like_one_is_refused_with_the_rule_for_names() -> None:

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from patchd.policies.decide import decide
-from patchd.policies.explain import sentences
+from patchd.policies.explain import flattened, sections
 from patchd.policies.policy import Policy, parse_policy
 from patchd.policies.policy_tables import Training
 from patchd.policies.rules import initial_state
@@ -105,7 +105,7 @@ def test_a_decision_names_every_hindrance_once_and_tells_when_one_comes_or_goes(
     first, state = decide(policy, heat(90.0), state, {}, costs, None, "1", None, NOON)
     assert [each.key for each in first.times.hindrances] == [Bar.WINDOWS, Bar.MAX_CELSIUS]
     assert not first.plan.plan.paused  # the allocation would let it
-    told = sentences(first, heat(90.0))
+    told = flattened(sections(first, heat(90.0), None))
     assert "Training waits, whatever the allocation:" in told
     assert sum("the policy's windows" in sentence for sentence in told) == 1
     assert any("so it is on mains" in sentence for sentence in told)
@@ -115,4 +115,4 @@ def test_a_decision_names_every_hindrance_once_and_tells_when_one_comes_or_goes(
     assert [said for said in cooler.changed if said.startswith("training waits")] == [f"{cooler.times.text}."]
     night, _ = decide(policy, heat(76.0), state, {}, costs, cooler, "4", None, NIGHT)
     assert night.changed == ("training waits for nothing any more.",)
-    assert "Training waits, whatever the allocation:" not in sentences(night, heat(70.0))
+    assert "Training waits, whatever the allocation:" not in flattened(sections(night, heat(70.0), None))
