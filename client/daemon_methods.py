@@ -42,6 +42,11 @@ class DaemonMethods:
         return get(lambda: signal_schemas.SignalList, "/v1/signals")
 
     @Method
+    def consumers(self) -> Call[signal_schemas.ConsumerList]:
+        """Which other programs use most of the processors over the next second."""
+        return get(lambda: signal_schemas.ConsumerList, "/v1/consumers")
+
+    @Method
     def history(
         self, from_s: float | None = None, to_s: float | None = None, points: int | None = None
     ) -> Call[history_schemas.History]:

@@ -46,6 +46,7 @@ from .loopback import bound_at
 from .monitor.energy import EnergyReader
 from .monitor.kills import KernelKills
 from .monitor.monitor import Monitor
+from .monitor.slow import CHECK_S as CHECK_SLOW_S
 from .personalising_service import PersonalisingService
 from .policy_service import PolicyService
 from .recent_images import RecentImages
@@ -112,8 +113,10 @@ class Daemon:
             proc_root=config.proc_root,
             sys_root=config.sys_root,
             dev_root=config.dev_root,
+            system_bus=config.system_bus,
             state_dir=state_dir,
             worker_pids=self._worker_pids,
+            requests_waiting=lambda: self.inference.waiting,
         )
         self._scheduler = AsyncIOScheduler()
         self.curves = TrainingCurves(self.store)
@@ -266,6 +269,7 @@ class Daemon:
     def _schedule(self) -> None:
         add = self.rhythm.add
         add("training", self._train)
+        add("slow-signals", self._ask_slow, CHECK_SLOW_S)
         add("keep-alive", self._keep_alive, KEEP_ALIVE_CHECK_S)
         add("policy", self._check_policy, POLICY_CHECK_S)
         add("profile", self._profile, min(PROFILE_CHECK_S, self.config.profile_every_s))
@@ -287,6 +291,9 @@ class Daemon:
     async def _train(self) -> None:
         self.examples.heed_consent()
         await self.training.tick()
+
+    async def _ask_slow(self) -> None:
+        await self.monitor.refresh_slow()
 
     async def _keep_alive(self) -> None:
         await self.inference.worker.stop_if_unneeded()

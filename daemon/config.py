@@ -32,6 +32,7 @@ class DaemonConfig(Frozen):
     proc_root: Path = Field(Path("/proc"), description="where /proc is read")
     sys_root: Path = Field(Path("/sys"), description="where /sys is read")
     dev_root: Path = Field(Path("/dev"), description="where terminals are looked for")
+    system_bus: Path = Field(Path("/run/dbus/system_bus_socket"), description="socket of the D-Bus system bus")
     sample_period_s: float = Field(
         1.0, ge=0.1, le=60, description="seconds between two samples while something moves or works"
     )

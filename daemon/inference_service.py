@@ -135,7 +135,7 @@ class InferenceService:
                 *(*worker_options, "--threads", str(threads)),
                 *("--graphs", str(graphs_dir), "--versions", str(versions_dir)),
             ),
-            in_flight=lambda: self._waiting,
+            in_flight=lambda: self.waiting,
             audited=cascades.heard,
         )
         self._windows: dict[tuple[str, str, int], _Window] = {}
@@ -186,7 +186,7 @@ class InferenceService:
             self.worker.last_used_s = time.monotonic()
 
     @property
-    def _waiting(self) -> int:
+    def waiting(self) -> int:
         """Requests in flight."""
         return self._held.total()
 
@@ -195,9 +195,9 @@ class InferenceService:
         if has_place(client, self._held, self._queue_limit):
             return
         wait_s, own = self._expected_wait_s(task), self._held[client]
-        share = "" if self._waiting >= self._queue_limit else f", {own} of them this client's"
+        share = "" if self.waiting >= self._queue_limit else f", {own} of them this client's"
         raise BusyError(
-            f"{self._waiting} predictions are in flight{share}; the limit is {self._queue_limit}.",
+            f"{self.waiting} predictions are in flight{share}; the limit is {self._queue_limit}.",
             hint=f"Retry after {wait_s:.1f} s.",
             retry_after_s=wait_s,
         )
@@ -362,7 +362,7 @@ class InferenceService:
         """Take nothing new, wait for what is in flight, stop the worker."""
         self._stopping = True
         deadline = time.monotonic() + timeout_s
-        while self._waiting and time.monotonic() < deadline:
+        while self.waiting and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         await self.worker.end(max(0.5, deadline - time.monotonic()))
 
@@ -380,7 +380,7 @@ class InferenceService:
 
     def _expected_wait_s(self, task: str) -> float:
         costs = [rung.cost_ms for rung in self._tasks.pool(task) if rung.cost_ms is not None]
-        return max(0.1, self._waiting * (max(costs) if costs else 50.0) / 1e3)
+        return max(0.1, self.waiting * (max(costs) if costs else 50.0) / 1e3)
 
 
 def _by_domain(side: int, size: tuple[int, int] | None, decided: str) -> str:

@@ -11,7 +11,7 @@ from .signals import SIGNALS, signals
 from .snapshot import Frozen, Snapshot
 
 # Sections of a snapshot that are not called like the first word of their signals' names.
-SECTIONS: Mapping[str, str] = {"battery": "power", "temperature": "temperatures"}
+SECTIONS: Mapping[str, str] = {"battery": "power", "temperature": "temperatures", "gpu": "gpus"}
 
 
 @dataclass(frozen=True, slots=True)

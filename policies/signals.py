@@ -67,6 +67,20 @@ def _headroom(s: Snapshot) -> float | None:
     return min((room for t in s.temperatures if (room := t.headroom) is not None), default=None)
 
 
+def _gpu_busy(s: Snapshot) -> float | None:
+    return max((gpu.busy for gpu in s.gpus if gpu.busy is not None), default=None)
+
+
+def _gpu_memory_free(s: Snapshot) -> float | None:
+    shares = (_share(gpu.memory_free_bytes, gpu.memory_total_bytes) for gpu in s.gpus)
+    return min((share for share in shares if share is not None), default=None)
+
+
+def _gpu_watts(s: Snapshot) -> float | None:
+    watts = [gpu.watts for gpu in s.gpus if gpu.watts is not None]
+    return sum(watts) if watts else None
+
+
 _CPU = (
     SignalSpec("cpu.busy", "share", "processors in use by everything", lambda s: s.cpu.busy),
     SignalSpec("cpu.busy_other", "share", "processors in use by other programs than patchd", _busy_other),
@@ -225,7 +239,46 @@ _REST = (
         "free space of the state directory's file system, of all of it",
         lambda s: None if s.disk is None else _share(s.disk.free_bytes, s.disk.total_bytes),
     ),
+    SignalSpec(
+        "disk.wear",
+        "share",
+        "life of the state directory's disk that is used",
+        lambda s: None if s.disk is None else s.disk.wear,
+    ),
     SignalSpec("user.idle_s", "seconds", "time since a terminal, keyboard or mouse was used", lambda s: s.user.idle_s),
+    SignalSpec(
+        "user.sessions",
+        "sessions",
+        "sessions of users that logind knows of, login screens too",
+        lambda s: None if s.user.sessions is None else float(s.user.sessions),
+    ),
+    SignalSpec(
+        "user.session_idle",
+        SWITCH,
+        "1 while all sessions say that they are idle",
+        lambda s: _bool(s.user.session_idle),
+    ),
+    SignalSpec("gpu.busy", "share", "time in which the busiest graphics processor computed", _gpu_busy),
+    SignalSpec("gpu.memory_free", "share", "free memory of the graphics processor with least", _gpu_memory_free),
+    SignalSpec(
+        "gpu.celsius",
+        "degrees Celsius",
+        "hottest graphics processor",
+        lambda s: max((g.celsius for g in s.gpus if g.celsius is not None), default=None),
+    ),
+    SignalSpec("gpu.watts", "watts", "power of all graphics processors", _gpu_watts),
+    SignalSpec(
+        "network.metered",
+        SWITCH,
+        "1 while traffic of the default connection is paid for or limited",
+        lambda s: _bool(s.network.metered),
+    ),
+    SignalSpec(
+        "requests.waiting",
+        "requests",
+        "predictions that wait or are being answered",
+        lambda s: None if s.requests is None else float(s.requests.waiting),
+    ),
 )
 
 SIGNALS: Mapping[str, SignalSpec] = {spec.name: spec for spec in (*_CPU, *_MEMORY, *_PRESSURE, *_POWER, *_REST)}

@@ -109,6 +109,8 @@ class User(Frozen):
     """Whoever sits at the device, as far as it tells."""
 
     idle_s: float | None = Field(None, ge=0, description="seconds since a terminal, keyboard or mouse was used")
+    sessions: int | None = Field(None, ge=0, description="sessions that logind knows of")
+    session_idle: bool | None = Field(None, description="whether they all say that they are idle")
 
 
 class Disk(Frozen):
@@ -116,6 +118,38 @@ class Disk(Frozen):
 
     total_bytes: int = Field(gt=0)
     free_bytes: int = Field(ge=0)
+    wear: float | None = Field(None, ge=0, le=1, description="share of the disk's life that is used, 0 to 1")
+
+
+class Gpu(Frozen):
+    """One graphics processor."""
+
+    name: str
+    busy: float | None = Field(None, ge=0, le=1, description="share of time in which it computed, 0 to 1")
+    memory_total_bytes: int | None = Field(None, ge=0)
+    memory_free_bytes: int | None = Field(None, ge=0)
+    celsius: float | None = None
+    watts: float | None = Field(None, ge=0)
+
+
+class Network(Frozen):
+    """The connection by default, as far as somebody tells."""
+
+    metered: bool | None = Field(None, description="whether traffic is paid for or limited")
+
+
+class Requests(Frozen):
+    """What applications ask of this daemon."""
+
+    waiting: int = Field(ge=0, description="predictions that wait or are being answered")
+
+
+class Consumer(Frozen):
+    """What other programs of one name take of the processors."""
+
+    name: str
+    cpu_cores: float = Field(ge=0, description="processor use of all of them, in cores")
+    processes: int = Field(ge=1)
 
 
 class WorkerUse(Frozen):
@@ -150,6 +184,10 @@ class Snapshot(Frozen):
     temperatures: tuple[Sensor, ...] = ()
     disk: Disk | None = None
     user: User = User()
+    gpus: tuple[Gpu, ...] = ()
+    network: Network = Network()
+    requests: Requests | None = None
+    consumers: tuple[Consumer, ...] = Field((), description="the busiest other programs, while they are busy")
     workers: tuple[WorkerUse, ...] = ()
     added: tuple[AddedReading, ...] = Field((), description="what applications post and plug-ins give")
     read_s: dict[str, float] = Field(

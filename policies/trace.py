@@ -10,7 +10,20 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from .errors import TraceError
-from .snapshot import Cpu, Disk, Frozen, Memory, Power, Pressure, Sensor, Snapshot, User
+from .snapshot import (
+    Cpu,
+    Disk,
+    Frozen,
+    Gpu,
+    Memory,
+    Network,
+    Power,
+    Pressure,
+    Requests,
+    Sensor,
+    Snapshot,
+    User,
+)
 
 MAX_RECORDS = 1_000_000
 
@@ -36,9 +49,23 @@ class TraceRecord(Frozen):
     temperatures: tuple[Sensor, ...] | None = None
     disk: Disk | None = None
     user: User | None = None
+    gpus: tuple[Gpu, ...] | None = None
+    network: Network | None = None
+    requests: Requests | None = None
 
 
-SECTIONS = ("cpu", "memory", "pressure", "power", "temperatures", "disk", "user")
+SECTIONS = (
+    "cpu",
+    "memory",
+    "pressure",
+    "power",
+    "temperatures",
+    "disk",
+    "user",
+    "gpus",
+    "network",
+    "requests",
+)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from ...policies.errors import NotFoundError
 from ...policies.signal_readings import readings
+from ..monitor.consumers import BETWEEN_S
 from ..services import Services
 from .routing import Context, Route
-from .signal_schemas import SignalList
+from .signal_schemas import ConsumerList, SignalList
 
 
 class SignalRoutes:
@@ -25,6 +27,10 @@ class SignalRoutes:
         told = readings(seen, self._s.monitor.origins(seen), now_s)
         return SignalList(time_s=now_s, sampled_s=seen.time_s, source=seen.source, signals=told)
 
+    async def consumers(self, _: Context) -> ConsumerList:
+        busiest = await asyncio.to_thread(self._s.monitor.busiest)
+        return ConsumerList(over_s=BETWEEN_S, consumers=busiest)
+
     def table(self) -> tuple[Route, ...]:
         """Every route that tells of signals."""
         return (
@@ -34,5 +40,12 @@ class SignalRoutes:
                 "Every signal with unit, source and age, or why it is absent",
                 self.signals,
                 SignalList,
+            ),
+            Route(
+                "GET",
+                "/v1/consumers",
+                "The programs that use most of the processors besides patchd, over the next second",
+                self.consumers,
+                ConsumerList,
             ),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from ...policies.signal_readings import SignalReading
-from ...policies.snapshot import Frozen
+from ...policies.snapshot import Consumer, Frozen
 
 
 class SignalList(Frozen):
@@ -15,3 +15,10 @@ class SignalList(Frozen):
     sampled_s: float = Field(description="Unix time of the last sample")
     source: str = Field(description="'device', or 'trace:NAME' while a trace is replayed")
     signals: tuple[SignalReading, ...]
+
+
+class ConsumerList(Frozen):
+    """Who keeps the processors busy besides patchd."""
+
+    over_s: float = Field(description="seconds over which it was measured")
+    consumers: tuple[Consumer, ...] = Field(description="the three busiest, by name of their program")

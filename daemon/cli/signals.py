@@ -12,7 +12,7 @@ from .common import Settings, json_option, pass_settings, print_body
 
 if TYPE_CHECKING:
     from ...policies.signal_readings import SignalReading
-    from ..api.signal_schemas import SignalList
+    from ..api.signal_schemas import ConsumerList, SignalList
 
 
 @click.command(
@@ -20,26 +20,33 @@ if TYPE_CHECKING:
         "\b\nExamples:\n"
         "  patchctl signals                       all of them\n"
         "  patchctl signals memory battery        only those of memory and of the battery\n"
+        "  patchctl signals --busiest             which other programs use the processors\n"
         "  patchctl signals --json | jq -r '.signals[] | select(.value == null) | .name'\n\n"
         "These are the names that the conditions of a policy speak of. Not every machine has all: a condition on a "
         "signal that is absent never holds."
     )
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--busiest", is_flag=True, help="Watch for a second which other programs use most of the processors.")
 @json_option
 @pass_settings
-def signals(settings: Settings, names: tuple[str, ...], as_json: bool) -> None:
+def signals(settings: Settings, names: tuple[str, ...], busiest: bool, as_json: bool) -> None:
     """Show the device's signals: value, unit, age, source, or why they are absent.
 
     A NAME is a signal's, or the first words of several: 'pressure.own', 'cpu'.
     """
+    if busiest and names:
+        raise click.UsageError("--busiest tells of programs, not of signals; leave the names out.")
     with settings.client() as client:
-        body = client.raw.signals()
+        body = client.raw.consumers() if busiest else client.raw.signals()
     if as_json and not names:
         print_body(body)
         return
-    from ..api.signal_schemas import SignalList
+    from ..api.signal_schemas import ConsumerList, SignalList
 
+    if busiest:
+        click.echo(busiest_text(ConsumerList.model_validate_json(body)))
+        return
     told = SignalList.model_validate_json(body)
     wanted = told.model_copy(update={"signals": _named(told.signals, names)})
     click.echo(wanted.model_dump_json() if as_json else signals_text(wanted))
@@ -76,6 +83,13 @@ def signals_text(told: SignalList) -> str:
         parts.append(render.heading("Absent"))
         parts.append(render.table(("signal", "because"), gone))
     return "\n".join(parts)
+
+
+def busiest_text(told: ConsumerList) -> str:
+    """A table of programs, the busiest first."""
+    rows = [(each.name, f"{each.cpu_cores:.2f}", str(each.processes)) for each in told.consumers]
+    table = render.table(("program", "cores", "processes"), rows, right=(1, 2))
+    return table or "No other program uses the processors now."
 
 
 def value_text(value: float, unit: str) -> str:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ...policies.signal_readings import Origin
-from ...policies.snapshot import Disk, Power, Snapshot, User
+from ...policies.snapshot import Consumer, Power, Requests, Snapshot, User
 from . import memory, power, pressure, temperature
 from .cgroup import Cgroup
+from .consumers import ConsumerReader
 from .consumption import ConsumptionReader
 from .cpu import CpuReader
+from .disk import DiskReader
 from .idle import IdleReader
 from .memory import read_memory
 from .power import read_power
 from .pressure import read_pressure
+from .slow import SlowSources
 from .temperature import find_sensors, read_sensors
 
+SYSTEM_BUS = Path("/run/dbus/system_bus_socket")
 REDISCOVER_S = 30.0  # sensors and control groups come and go rarely
 
 
@@ -32,14 +35,19 @@ class Monitor:
         proc_root: Path = Path("/proc"),
         sys_root: Path = Path("/sys"),
         dev_root: Path = Path("/dev"),
+        system_bus: Path = SYSTEM_BUS,
         worker_pids: Callable[[], Mapping[str, int]] = dict,
+        requests_waiting: Callable[[], int] | None = None,
     ) -> None:
-        self._proc, self._sys, self._state_dir = proc_root, sys_root, state_dir
-        self._worker_pids = worker_pids
+        self._proc, self._sys = proc_root, sys_root
+        self._worker_pids, self._requests_waiting = worker_pids, requests_waiting
         self._cgroup = Cgroup(proc_root, sys_root)
         self._cpu = CpuReader(proc_root, sys_root, self._cgroup)
         self._idle = IdleReader(proc_root, sys_root, dev_root)
         self._consumption = ConsumptionReader(proc_root, sys_root)
+        self._disk = DiskReader(sys_root, state_dir)
+        self._slow = SlowSources(proc_root, sys_root, system_bus, worker_pids)
+        self._last: Snapshot | None = None
         self._sensors = find_sensors(sys_root)
         self._discovered_s = time.monotonic()
 
@@ -55,24 +63,42 @@ class Monitor:
             self._idle.discover()
             self._cpu.discover()
             self._consumption.discover()
+            self._disk.discover()
             self._discovered_s = time.monotonic()
         cpu, workers = self._cpu.sample(self._worker_pids())
-        return Snapshot(
+        slow, waiting = self._slow, self._requests_waiting
+        read_s = {"disk.wear": self._disk.looked_s, **slow.read_s}
+        idle_s = self._idle.read(now_s)
+        if self._idle.looked_s is not None:
+            read_s["user.idle_s"] = self._idle.looked_s
+        self._last = Snapshot(
             time_s=now_s,
             cpu=cpu,
             memory=read_memory(self._proc, self._cgroup),
             pressure=read_pressure(self._proc, self._cgroup.directory),
             power=self._power(),
             temperatures=read_sensors(self._sensors),
-            disk=_disk(self._state_dir),
-            user=User(idle_s=self._idle.read(now_s)),
+            disk=self._disk.read(),
+            user=User(idle_s=idle_s, sessions=slow.sessions.count, session_idle=slow.sessions.idle),
+            gpus=slow.gpus,
+            network=slow.network,
+            requests=None if waiting is None else Requests(waiting=waiting()),
+            consumers=slow.consumers,
             workers=workers,
-            read_s={} if self._idle.looked_s is None else {"user.idle_s": self._idle.looked_s},
+            read_s=read_s,
         )
+        return self._last
+
+    async def refresh_slow(self) -> None:
+        """Ask the sources that cost more than a file and whose time has come; the next sample has what they tell."""
+        await self._slow.refresh(self._last)
+
+    def busiest(self) -> tuple[Consumer, ...]:
+        """Who else uses most of the processors in the next second. Sleeps: not for the event loop."""
+        return ConsumerReader(self._proc).ask(self._slow.own_pids())
 
     def origins(self, seen: Snapshot) -> dict[str, Origin]:
         """Where each signal is read, and why those are absent that `seen` lacks. Reads anew, so only when asked."""
-        disk = Origin(f"statvfs of {self._state_dir}", f"the file system of {self._state_dir} does not tell its size")
         return {
             **self._cpu.origins(),
             **memory.origins(self._proc, self._cgroup),
@@ -81,8 +107,9 @@ class Monitor:
             **self._consumption.origins(seen.power.watts_of),
             **temperature.origins(self._sys, self._sensors, seen.temperatures),
             **self._idle.origins(),
-            "disk.free_bytes": disk,
-            "disk.free": disk,
+            **self._disk.origins(),
+            **self._slow.origins(),
+            "requests.waiting": Origin("patchd's own queue of predictions", "nothing here answers predictions"),
         }
 
     def _power(self) -> Power:
@@ -91,13 +118,3 @@ class Monitor:
         if taken is None:
             return supplies
         return supplies.model_copy(update={"watts": taken.watts, "watts_of": taken.of})
-
-
-def _disk(path: Path) -> Disk | None:
-    try:
-        status = os.statvfs(path)
-    except OSError:
-        return None
-    if status.f_blocks == 0:
-        return None
-    return Disk(total_bytes=status.f_blocks * status.f_frsize, free_bytes=status.f_bavail * status.f_frsize)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -113,7 +116,7 @@ EXPECTED: dict[str, dict[str, float]] = {
     "nothing": {},
 }
 # Of the machine that runs the test, not of the tree.
-REAL = ("cpu.busy_own", "cpu.busy_other", "memory.own_bytes", "disk.free", "disk.free_bytes")
+REAL = ("cpu.busy_own", "cpu.busy_other", "memory.own_bytes", "disk.free", "disk.free_bytes", "disk.wear")
 
 
 def read(tree: Tree, machine: str) -> dict[str, SignalReading]:
@@ -141,7 +144,7 @@ def test_every_signal_of_a_machine_is_right_or_absent_with_the_reason(tmp_path: 
         else:
             assert each.source
             assert each.absent_because is None
-            assert each.age_s == pytest.approx(2.5)
+            assert each.age_s == pytest.approx(2.5)  # none of these has a period of its own
 
 
 @pytest.mark.parametrize(
@@ -196,6 +199,13 @@ def test_what_is_present_says_where_it_is_read(tmp_path: Path, machine: str, sig
 # over the API and the command line
 
 
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    """One that the tests of this module share; nothing needs to have been predicted."""
+    with RunningDaemon(tmp_path_factory.mktemp("state")) as running:
+        yield running
+
+
 def test_the_daemon_tells_every_signal_with_its_age(daemon: RunningDaemon) -> None:
     from patchd.daemon.api.signal_schemas import SignalList
 
@@ -204,6 +214,17 @@ def test_the_daemon_tells_every_signal_with_its_age(daemon: RunningDaemon) -> No
     assert told.source == "device"
     assert all((each.age_s is not None) == (each.value is not None) for each in told.signals)
     assert all(each.source if each.value is not None else each.absent_because for each in told.signals)
+
+
+def test_the_busiest_other_programs_are_told_when_asked(daemon: RunningDaemon) -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
+        try:
+            name = Path(f"/proc/{spinning.pid}/comm").read_text().strip()
+            result = CliRunner().invoke(cli, ["--socket", str(daemon.socket), "signals", "--busiest"])
+        finally:
+            spinning.kill()
+    assert result.exit_code == 0
+    assert name in result.stdout
 
 
 def test_the_command_shows_signals_and_why_others_are_absent(daemon: RunningDaemon) -> None:
