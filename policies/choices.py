@@ -18,11 +18,16 @@ class Terms:
     allocation: float
     min_resolution: int | None = None
     max_resolution: int | None = None
+    slowdown: float = 1.0
 
     def choose(self, ladder: Ladder) -> RungDecision:
         """The rung of a ladder that they afford."""
         return choose_rung(
-            ladder, self.allocation, min_resolution=self.min_resolution, max_resolution=self.max_resolution
+            ladder,
+            self.allocation,
+            min_resolution=self.min_resolution,
+            max_resolution=self.max_resolution,
+            slowdown=self.slowdown,
         )
 
 
@@ -41,10 +46,11 @@ class Choices:
         *,
         min_resolution: int | None = None,
         max_resolution: int | None = None,
+        slowdown: float = 1.0,
     ) -> tuple[tuple[RungDecision, ...], dict[str, RungHold]]:
         """The rung of each ladder, by name of the task, and what to remember of them."""
         in_force, wanted, expected = (
-            Terms(allocation, min_resolution, max_resolution)
+            Terms(allocation, min_resolution, max_resolution, slowdown)
             for allocation in (
                 inference.value,
                 inference.target,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .choices import Choices
-from .decision import Decision, Ladder, ReasonKind, TrainingDecision, UnfreezeOrder
+from .decision import Decision, Ladder, ReasonKind, SlowdownDecision, TrainingDecision, UnfreezeOrder
 from .policy import Policy
 from .rules import PolicyState, allocations
+from .slowdown import Slowdown, heed, in_words
 from .snapshot import Snapshot
 from .training_costs import TrainingSituation
 from .training_plan import Plans, default_costs
@@ -25,15 +26,17 @@ def decide(
     choices: Choices | None = None,
     day: TrainingDay | None = None,
     plans: Plans | None = None,
+    measured: float | None = None,
 ) -> tuple[Decision, PolicyState]:
     """The decision that follows, and what to remember for the next one. Deterministic; time is the snapshot's.
 
     `training` absent stands for a usual job at the costs that ship with patchd. `choices` and `plans`, kept from turn
     to turn, save choosing anew where nothing has changed. Without a `day` the policy's windows and its daily limit on
-    training are left out.
+    training are left out. `measured` is how many times their calm cost the predictions since the last turn took.
     """
     situation = training or TrainingSituation(costs=default_costs())
     inference, allowed, after = allocations(policy, snapshot, state)
+    pace = heed(after.slowdown, measured, snapshot.time_s) if policy.inference.feedback else Slowdown()
     rungs, holds = (choices or Choices()).of(
         ladders,
         inference,
@@ -41,6 +44,7 @@ def decide(
         snapshot.time_s,
         min_resolution=policy.inference.min_resolution,
         max_resolution=policy.inference.max_resolution,
+        slowdown=pace.factor,
     )
     order = policy.training.order
     limits = situation.limits.model_copy(
@@ -61,10 +65,11 @@ def decide(
         training=allowed,
         rungs=rungs,
         plan=plan,
+        slowdown=_told(pace) if policy.inference.feedback else None,
         times=training_times(policy.training, snapshot, day, waited_for),
     )
     return decision.model_copy(update={"changed": _changes(previous, decision)}), after.model_copy(
-        update={"rungs": holds}
+        update={"rungs": holds, "slowdown": pace}
     )
 
 
@@ -83,6 +88,10 @@ def _for_its_job(plan: TrainingDecision, situation: TrainingSituation) -> Traini
     return plan.model_copy(update={"job": situation.job.id or None, "text": text, **told})
 
 
+def _told(pace: Slowdown) -> SlowdownDecision:
+    return SlowdownDecision(measured=max(1e-3, pace.mean), factor=pace.factor, text=in_words(pace))
+
+
 def _changes(before: Decision | None, now: Decision) -> tuple[str, ...]:
     if before is None:
         return ()
@@ -94,6 +103,8 @@ def _changes(before: Decision | None, now: Decision) -> tuple[str, ...]:
         if old.value != new.value:
             why = next(reason for reason in new.reasons if reason.kind is not ReasonKind.HOLD)
             said.append(f"{name} allocation {old.value:.2f} -> {new.value:.2f}: {why.text}.")
+    if now.slowdown is not None and (1.0 if before.slowdown is None else before.slowdown.factor) != now.slowdown.factor:
+        said.append(f"{now.slowdown.text}.")
     earlier = {rung.task: rung for rung in before.rungs}
     for gone in sorted(earlier.keys() - {rung.task for rung in now.rungs}):
         said.append(f"{gone}: answers no more.")

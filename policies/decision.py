@@ -64,11 +64,20 @@ class RungCandidate(Frozen):
 
     rung: Rung
     cost_ms: float = Field(gt=0, description="measured, or estimated from pixels where `estimated`")
+    slowed_ms: float | None = Field(None, description="what it costs on the device as slowed by other work")
     estimated: bool = False
     fits: bool
     chosen: bool
     within_caps: bool = Field(True, description="whether the policy's resolution caps allow it")
     verdict: str
+
+
+class SlowdownDecision(Frozen):
+    """How much slower than measured calm predictions are, and by how much that scales the costs of the rungs."""
+
+    measured: float = Field(gt=0, description="filtered over the last predictions")
+    factor: float = Field(ge=1, description="in force: follows what is measured with hysteresis")
+    text: str
 
 
 class RungDecision(Frozen):
@@ -156,5 +165,6 @@ class Decision(Frozen):
     training: AllocationDecision
     rungs: tuple[RungDecision, ...]
     plan: TrainingDecision
+    slowdown: SlowdownDecision | None = Field(None, description="absent where the policy does not ask for it")
     times: TrainingTimes = Field(TrainingTimes(), description="whether the policy lets training run at this moment")
     changed: tuple[str, ...] = Field((), description="what differs from the decision before it, in words")

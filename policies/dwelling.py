@@ -101,7 +101,7 @@ def _candidate(decision: RungDecision, resolution: int) -> RungCandidate | None:
 def _kept(decision: RungDecision, in_force: RungCandidate, left_s: float, why: str) -> RungDecision:
     """The rung in force, where the decision is for another one later."""
     kept = f"{in_force.rung.resolution} px kept for {max(0.0, left_s):.0f} s more"
-    over = "" if in_force.fits else f"{in_force.cost_ms:.1f} ms is over the budget of {decision.budget_ms:.1f} ms, but "
+    over = "" if in_force.fits else f"{_cost(in_force)} is over the budget of {decision.budget_ms:.1f} ms, but "
     return _with(decision, in_force, f"{kept}: {over}{why}", f"{kept}, as {why}; then {decision.text}")
 
 
@@ -121,9 +121,13 @@ def _with(decision: RungDecision, taken: RungCandidate, verdict: str, text: str)
         if each is taken:
             each = each.model_copy(update={"chosen": True, "verdict": verdict})
         elif each.chosen:
-            fits = f"{each.cost_ms:.1f} ms fits the budget of {decision.budget_ms:.1f} ms"
+            fits = f"{_cost(each)} fits the budget of {decision.budget_ms:.1f} ms"
             each = each.model_copy(update={"chosen": False, "verdict": f"{each.rung.resolution} px waits: {fits}"})
         said.append(each)
     rung = taken.rung
     update = {"resolution": rung.resolution, "patch_id": rung.patch_id, "candidates": tuple(said), "text": text}
     return decision.model_copy(update=update)
+
+
+def _cost(candidate: RungCandidate) -> str:
+    return f"{candidate.cost_ms if candidate.slowed_ms is None else candidate.slowed_ms:.1f} ms"

@@ -11,34 +11,42 @@ Rank = tuple[float, int]  # of a rung: accuracy where all are measured, resoluti
 
 
 def choose_rung(
-    ladder: Ladder, allocation: float, *, min_resolution: int | None = None, max_resolution: int | None = None
+    ladder: Ladder,
+    allocation: float,
+    *,
+    min_resolution: int | None = None,
+    max_resolution: int | None = None,
+    slowdown: float = 1.0,
 ) -> RungDecision:
     """The rung that `allocation` in [0, 1] affords.
 
     The budget is c_min + allocation * (c_max - c_min) over the rungs within the caps, so 0 is the cheapest rung, 1 the
     dearest, and one always fits. Among those that fit, the highest measured accuracy wins; without a measurement of
-    all of them, the highest resolution. Caps that leave no rung keep the nearest one.
+    all of them, the highest resolution. Caps that leave no rung keep the nearest one. On a device that is `slowdown`
+    times as slow as it was when measured, each rung costs so many times as much of the same budget.
     """
     inside = [r for r in ladder.rungs if _within(r, min_resolution, max_resolution)]
     if not inside:
         far = min_resolution if min_resolution is not None else max_resolution
         inside = [min(ladder.rungs, key=lambda r: abs(r.resolution - (far or r.resolution)))]
     costs = _costs(inside)
-    budget = budget_ms(min(c for c, _ in costs.values()), max(c for c, _ in costs.values()), allocation)
+    low, high = min(c for c, _ in costs.values()), max(c for c, _ in costs.values())
+    budget = max(budget_ms(low, high, allocation), low * slowdown)
     by_accuracy = all(r.accuracy is not None for r in inside)
 
     order = _order(inside, by_accuracy)
-    fitting = [r for r in inside if costs[r.resolution][0] <= budget]
+    fitting = [r for r in inside if costs[r.resolution][0] * slowdown <= budget]
     best = max(fitting, key=lambda r: order[r.resolution])
     candidates = tuple(
-        _candidate(r, costs, budget, best, by_accuracy, inside)
+        _candidate(r, costs, budget, best, by_accuracy, inside, slowdown)
         for r in sorted(ladder.rungs, key=lambda r: -r.resolution)
     )
     cost, estimated = costs[best.resolution]
     about = "about " if estimated else ""
+    slowed = "" if slowdown == 1.0 else f" on this slowed device ({cost:.1f} ms calm)"
     text = (
         f"{best.resolution} px: allocation {allocation:.2f} gives a budget of {budget:.1f} ms, this rung costs "
-        f"{about}{cost:.1f} ms and is the {'most accurate' if by_accuracy else 'finest'} that fits"
+        f"{about}{cost * slowdown:.1f} ms{slowed} and is the {'most accurate' if by_accuracy else 'finest'} that fits"
     )
     return RungDecision(
         task=ladder.task,
@@ -94,7 +102,13 @@ def _costs(rungs: list[Rung]) -> dict[int, tuple[float, bool]]:
 
 
 def _candidate(
-    rung: Rung, costs: dict[int, tuple[float, bool]], budget: float, best: Rung, by_accuracy: bool, inside: list[Rung]
+    rung: Rung,
+    costs: dict[int, tuple[float, bool]],
+    budget: float,
+    best: Rung,
+    by_accuracy: bool,
+    inside: list[Rung],
+    slowdown: float,
 ) -> RungCandidate:
     if rung not in inside:
         cost = rung.cost_ms or 2e-4 * rung.resolution**2
@@ -108,14 +122,22 @@ def _candidate(
             verdict=f"{rung.resolution} px refused: outside the policy's resolution caps",
         )
     cost, estimated = costs[rung.resolution]
-    fits, chosen = cost <= budget, rung is best
+    fits, chosen, now = cost * slowdown <= budget, rung is best, cost * slowdown
     about = " (estimated from pixels)" if estimated else ""
     if chosen:
-        verdict = f"{rung.resolution} px chosen: {cost:.1f} ms{about} fits the budget of {budget:.1f} ms"
+        verdict = f"{rung.resolution} px chosen: {now:.1f} ms{about} fits the budget of {budget:.1f} ms"
     elif not fits:
-        verdict = f"{rung.resolution} px refused: {cost:.1f} ms{about} is over the budget of {budget:.1f} ms"
+        verdict = f"{rung.resolution} px refused: {now:.1f} ms{about} is over the budget of {budget:.1f} ms"
     elif by_accuracy:
         verdict = f"{rung.resolution} px not needed: {rung.accuracy:.1%} accurate, {best.resolution} px is better"
     else:
         verdict = f"{rung.resolution} px not needed: {best.resolution} px fits too and is finer"
-    return RungCandidate(rung=rung, cost_ms=cost, estimated=estimated, fits=fits, chosen=chosen, verdict=verdict)
+    return RungCandidate(
+        rung=rung,
+        cost_ms=cost,
+        slowed_ms=None if slowdown == 1.0 else now,
+        estimated=estimated,
+        fits=fits,
+        chosen=chosen,
+        verdict=verdict,
+    )

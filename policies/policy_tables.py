@@ -37,6 +37,9 @@ class Inference(Frozen):
     max_resolution: int | None = Field(None, ge=32, description="pixels; rungs above are not used")
     raise_after_s: Number = Field(10.0, ge=0, description="seconds an allocation must be allowed before it rises")
     rise_per_s: Number = Field(0.05, gt=0, le=1, description="most that the allocation rises by, for each second")
+    feedback: bool = Field(
+        False, strict=True, description="true: rungs cost what predictions take now, where other work slows them"
+    )
     keep_alive_s: Number = Field(300.0, gt=0, description="seconds of idleness before the worker is unloaded")
     unload_memory_below: Number = Field(
         0.05, ge=0, le=1, description="share of memory available below which an idle worker is unloaded at once"

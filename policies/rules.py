@@ -11,6 +11,7 @@ from .following import HoldState, follow
 from .policy import Policy
 from .policy_tables import Inference, Training
 from .signals import signal_spec, signals
+from .slowdown import Slowdown
 from .snapshot import Frozen, Snapshot
 
 
@@ -28,6 +29,7 @@ class PolicyState(Frozen):
     inference: HoldState = HoldState()
     training: HoldState = HoldState()
     rungs: dict[str, RungHold] = Field(default_factory=dict, description="by name of the task")
+    slowdown: Slowdown = Slowdown()
     time_s: float | None = None
 
 
@@ -194,6 +196,7 @@ def _rebased(state: PolicyState, now: float) -> PolicyState:
             "conditions": conditions,
             "inference": state.inference.rebased(now),
             "training": state.training.rebased(now),
+            "slowdown": state.slowdown.rebased(now),
             "rungs": {task: hold.rebased(now) for task, hold in state.rungs.items()},
             "time_s": now,
         }
