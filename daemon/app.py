@@ -47,6 +47,7 @@ from .monitor.energy import EnergyReader
 from .monitor.kills import KernelKills
 from .monitor.monitor import Monitor
 from .monitor.slow import CHECK_S as CHECK_SLOW_S
+from .pace import Pace
 from .personalising_service import PersonalisingService
 from .policy_service import PolicyService
 from .recent_images import RecentImages
@@ -132,6 +133,8 @@ class Daemon:
             self.account.today,
         )
         self.cascades = CascadeService(self.store, self.events, self.tasks, self.policies)
+        self._pace = Pace(self.tasks.cost, lambda: self.inference.worker.pid, self._at_own_work)
+        self.deciding.pace_by(self._pace.take)
         graphs_dir = state_dir / "graphs"
         recent = RecentImages(lambda: self.policies.policy.examples.consent)
         self.requests = RequestLog(self.store, config.keep_requests)
@@ -144,6 +147,7 @@ class Daemon:
             self.events,
             recent,
             self.requests,
+            self._pace,
             threads=threads,
             worker_options=("--engine", config.engine, "--precision", config.precision),
             graphs_dir=graphs_dir,
@@ -212,6 +216,9 @@ class Daemon:
             "calibrating": self.calibration.worker_pid,
         }
         return {name: pid for name, pid in pids.items() if pid is not None}
+
+    def _at_own_work(self) -> bool:
+        return self.calibration.worker_pid is not None or self.training.status().in_flight > 0
 
     async def run(self, listener: socket.socket, loopback: socket.socket | None = None) -> None:
         """Serve on the Unix socket, and on TCP where there is a listener, until SIGTERM or SIGINT; then drain."""

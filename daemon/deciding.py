@@ -54,6 +54,7 @@ class DecisionService:
         self.memory: RuleMemory = initial_state()
         self._policy_hash = policies.state.sha256
         self._situation: Callable[[Snapshot], TrainingSituation] | None = None
+        self._pace: Callable[[], float | None] = lambda: None
         self._plans = Plans()
         self._choices = Choices()
         self._count = 0
@@ -76,6 +77,10 @@ class DecisionService:
     def plan_for(self, situation: Callable[[Snapshot], TrainingSituation]) -> None:
         """Ask `situation` at every turn what training plans are for; it gives the same object while nothing changed."""
         self._situation = situation
+
+    def pace_by(self, pace: Callable[[], float | None]) -> None:
+        """Ask `pace` at every turn how many times their calm cost the predictions since the last turn took."""
+        self._pace = pace
 
     def tick(self) -> None:
         """One turn of the loop."""
@@ -115,6 +120,7 @@ class DecisionService:
             self._choices,
             self._today(self.snapshot.time_s),
             self._plans,
+            self._pace(),
         )
         before, self.current = self.current, decision
         if before is not None and not decision.changed:
@@ -146,6 +152,7 @@ class DecisionService:
             allocation,
             min_resolution=inference.min_resolution,
             max_resolution=inference.max_resolution,
+            slowdown=1.0 if decision is None else decision.slowed_by,
         )
 
     def in_force(self) -> Stored | None:

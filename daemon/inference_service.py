@@ -35,6 +35,7 @@ from .cascade_service import NOTHING, CascadeService
 from .deciding import DecisionService
 from .events import EventLog
 from .inference_worker import InferenceWorker
+from .pace import Pace
 from .policy_service import PolicyService
 from .recent_images import RecentImages
 from .request_log import Answered, RequestLog
@@ -44,6 +45,7 @@ from .workers.protocol import (
     InferRequest,
     InferResult,
     RungRef,
+    StageRef,
 )
 
 LATENCY_WINDOW = 512  # requests of a rung that its quantiles are taken over
@@ -109,6 +111,7 @@ class InferenceService:
         events: EventLog,
         recent: RecentImages,
         requests: RequestLog,
+        pace: Pace,
         *,
         threads: int,
         worker_options: Sequence[str],
@@ -122,9 +125,10 @@ class InferenceService:
         `worker_options` are passed on to the worker.
         """
         self._tasks, self._deciding, self._policies, self._cascades = tasks, deciding, policies, cascades
-        self._recent, self._requests = recent, requests
+        self._recent, self._requests, self._pace = recent, requests, pace
         self._queue_limit, self._max_pixels = queue_limit, max_pixels
         self._held: Counter[str] = Counter()  # requests in flight of each client
+        self._arrived = 0
         self.worker = InferenceWorker(
             tasks,
             deciding,
@@ -178,6 +182,7 @@ class InferenceService:
             raise UnavailableError("patchd is stopping.", retry_after_s=5.0)
         self._admit(task, client)
         self._held[client] += 1
+        self._arrived += 1
         try:
             yield
         finally:
@@ -211,6 +216,7 @@ class InferenceService:
         route = self._route(task, given, wish)
         decision = self._deciding.current
         allocation = 1.0 if decision is None else decision.inference.value
+        slowed_by = 1.0 if decision is None else decision.slowed_by
         may_pass = route.reason == "decision" and wish.cascade and wish.base is None
         plan = self._cascades.plan(task, allocation) if may_pass else NOTHING
         sent = time.perf_counter()
@@ -219,7 +225,7 @@ class InferenceService:
             id=self.worker.new_id(),
             rung=route.rung,
             smaller=route.smaller,
-            stages=plan.stages,
+            stages=_slowed(plan.stages, slowed_by),
             audit=plan.audit,
             form=given.form,
             shape=given.shape,
@@ -228,10 +234,11 @@ class InferenceService:
             threads=self.worker.threads_now(),
             client=wish.client,
             batch_delay_ms=self._policies.policy.inference.batch_delay_ms,
-            cost_ms=self._tasks.cost_ms(task, route.rung.resolution, route.rung.base) or 0.0,
+            cost_ms=slowed_by * (self._tasks.cost_ms(task, route.rung.resolution, route.rung.base) or 0.0),
             expires_s=None if spare_ms is None else time.monotonic() + spare_ms / 1e3,
         )
         self._cascades.sent(request.id, task, plan)
+        arrived, alone = self._arrived, self.waiting == 1
         result = await self.worker.call(request, given.payload)
         if not isinstance(result, InferResult):
             raise WorkerCrashedError("The inference worker answered out of turn.", retry_after_s=1.0)
@@ -250,6 +257,7 @@ class InferenceService:
         now = time.perf_counter()
         timing = result.timing
         total_ms = (now - began) * 1e3
+        self._pace.heard(rung, result, alone=alone and self._arrived == arrived)
         self._account(rung, given.form, total_ms - start_ms, result)
         self.served.answered(task, total_ms)
         request_id = f"{self._token}-{request.id}"
@@ -381,6 +389,13 @@ class InferenceService:
     def _expected_wait_s(self, task: str) -> float:
         costs = [rung.cost_ms for rung in self._tasks.pool(task) if rung.cost_ms is not None]
         return max(0.1, self.waiting * (max(costs) if costs else 50.0) / 1e3)
+
+
+def _slowed(stages: tuple[StageRef, ...], factor: float) -> tuple[StageRef, ...]:
+    """The stages at what they cost now, so that one is not begun which cannot end before the deadline."""
+    if factor == 1.0:
+        return stages
+    return tuple(stage.model_copy(update={"cost_ms": stage.cost_ms * factor}) for stage in stages)
 
 
 def _by_domain(side: int, size: tuple[int, int] | None, decided: str) -> str:

@@ -309,6 +309,10 @@ class TaskService:
         """All measured costs."""
         return tuple(sorted(self._costs.values(), key=lambda cost: (cost.base, cost.resolution)))
 
+    def cost(self, base: str, resolution: int) -> CostView | None:
+        """The measured cost of one image at a resolution of a base."""
+        return self._costs.get((base, resolution))
+
     def put_costs(self, costs: tuple[CostView, ...]) -> None:
         """Price the ladders anew with measured costs, and store them; those not stored are measured again one day."""
         self._costs.update({(cost.base, cost.resolution): cost for cost in costs})

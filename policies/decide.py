@@ -8,7 +8,7 @@ from .choices import Choices
 from .decision import Decision, Ladder, ReasonKind, SlowdownDecision, TrainingDecision, UnfreezeOrder
 from .policy import Policy
 from .rules import PolicyState, allocations
-from .slowdown import Slowdown, heed, in_words
+from .slowdown import Slowdown, counted, heed, in_words
 from .snapshot import Snapshot
 from .training_costs import TrainingSituation
 from .training_plan import Plans, default_costs
@@ -36,7 +36,8 @@ def decide(
     """
     situation = training or TrainingSituation(costs=default_costs())
     inference, allowed, after = allocations(policy, snapshot, state)
-    pace = heed(after.slowdown, measured, snapshot.time_s) if policy.inference.feedback else Slowdown()
+    paced = counted(after.slowdown, measured, snapshot)
+    pace = heed(after.slowdown, paced, snapshot.time_s) if policy.inference.feedback else Slowdown()
     rungs, holds = (choices or Choices()).of(
         ladders,
         inference,
@@ -103,7 +104,7 @@ def _changes(before: Decision | None, now: Decision) -> tuple[str, ...]:
         if old.value != new.value:
             why = next(reason for reason in new.reasons if reason.kind is not ReasonKind.HOLD)
             said.append(f"{name} allocation {old.value:.2f} -> {new.value:.2f}: {why.text}.")
-    if now.slowdown is not None and (1.0 if before.slowdown is None else before.slowdown.factor) != now.slowdown.factor:
+    if now.slowdown is not None and before.slowed_by != now.slowed_by:
         said.append(f"{now.slowdown.text}.")
     earlier = {rung.task: rung for rung in before.rungs}
     for gone in sorted(earlier.keys() - {rung.task for rung in now.rungs}):

@@ -168,3 +168,8 @@ class Decision(Frozen):
     slowdown: SlowdownDecision | None = Field(None, description="absent where the policy does not ask for it")
     times: TrainingTimes = Field(TrainingTimes(), description="whether the policy lets training run at this moment")
     changed: tuple[str, ...] = Field((), description="what differs from the decision before it, in words")
+
+    @property
+    def slowed_by(self) -> float:
+        """The factor by which the costs of all rungs are scaled."""
+        return 1.0 if self.slowdown is None else self.slowdown.factor

@@ -17,7 +17,9 @@ from .verdicts import RuleVerdict
 class Section(Frozen):
     """One heading with what belongs under it: sentences, and where there are several of a kind, items of a list."""
 
-    key: str = Field(description="stable: summary, signals, rules, inference, training, task:NAME, plan, times, ...")
+    key: str = Field(
+        description="stable: summary, signals, rules, inference, slowdown, training, task:NAME, plan, times, ..."
+    )
     heading: str
     sentences: tuple[str, ...] = ()
     items: tuple[str, ...] = Field((), description="whole sentences as well")
@@ -30,6 +32,9 @@ def sections(
     rungs = [rung for rung in decision.rungs if task in (None, rung.task)]
     told = [_summary(decision, rungs, with_training=task is None), *_rules(decision.policy, rules)]
     told.append(_allocation("inference", decision.inference, rules is not None))
+    if decision.slowdown is not None:
+        paced = _capitalised(f"{decision.slowdown.text}.")
+        told.append(Section(key="slowdown", heading="What predictions take", sentences=(paced,)))
     told += [_task(rung) for rung in rungs]
     if task is None:
         told += [_allocation("training", decision.training, rules is not None), _plan(decision), *_times(decision)]
@@ -112,7 +117,7 @@ def _task(rung: RungDecision) -> Section:
 
 def _rung(candidate: RungCandidate) -> str:
     """The verdict on a rung with its cost, which that on a rung without need leaves out."""
-    cost = f"{candidate.cost_ms:.1f} ms"
+    cost = f"{candidate.cost_ms:.1f} ms{'' if candidate.slowed_ms is None else ' calm'}"
     estimated = " (estimated from pixels)" if candidate.estimated else ""
     return f"{candidate.verdict}{'' if cost in candidate.verdict else f'; it costs {cost}{estimated}'}."
 

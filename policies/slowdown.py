@@ -14,7 +14,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from .following import HoldState, follow
-from .snapshot import Frozen
+from .signals import signals
+from .snapshot import Frozen, Snapshot
 
 MEASURED_VARIANCE = 0.02  # of a second's median ratio around the factor: a seventh of it either way
 LEAST_PROCESS_NOISE = 1e-3
@@ -23,6 +24,7 @@ RATIO_MAX = 20.0  # a measurement beyond this tells of a stall, not of a slow de
 
 ENTER, LEAVE = 1.5, 1.2  # what is slower by less may be cold caches between two requests
 BAND = 1.25  # a factor in force stays while the filtered one is within this of it
+CAUSES = {"cpu.busy_other": 0.3, "pressure.cpu.some": 0.1, "pressure.memory.some": 0.05, "cpu.steal": 0.05}
 RAISE_AFTER_S = 10.0
 FRESH_S = 10.0  # without a measurement for so long the factor begins to return to 1 ...
 HALF_LIFE_S = 20.0  # ... and halves its distance from it in such a time
@@ -49,6 +51,19 @@ class Slowdown(Frozen):
         return self.model_copy(update={"measured_s": seen, "time_s": now, "speed": self.speed.rebased(now)})
 
 
+def counted(memory: Slowdown, measured: float | None, snapshot: Snapshot) -> float | None:
+    """What is measured, unless it says that the device is slow while nothing on it could be the cause.
+
+    A processor that clocks down between two requests, or a cache that something else has filled meanwhile, makes rare
+    predictions slow on a device that has all the time in the world for them.
+    """
+    if measured is None or measured <= memory.mean:
+        return measured
+    seen = signals(snapshot)
+    causes = [seen[name] > least for name, least in CAUSES.items() if name in seen]
+    return measured if any(causes) or not causes else None
+
+
 def heed(memory: Slowdown, measured: float | None, now: float) -> Slowdown:
     """The memory after a turn in which predictions took `measured` times their calm cost; None: none was measured."""
     last_s = now if memory.time_s is None else memory.time_s
@@ -61,7 +76,7 @@ def heed(memory: Slowdown, measured: float | None, now: float) -> Slowdown:
 
 
 def _corrected(memory: Slowdown, measured: float, now: float) -> Slowdown:
-    """One step of the filter: predict with the process noise, correct by the gain, adapt the noise to the correction."""
+    """One step of the filter: its variance grows, a measurement corrects it, and the correction adapts its noise."""
     variance = memory.variance + memory.process
     gain = variance / (variance + MEASURED_VARIANCE)
     correction = gain * (min(measured, RATIO_MAX) - memory.mean)

@@ -57,6 +57,8 @@ def status_text(state: Status) -> str:
         pairs.append(("sampling", sampling_line(state.sampling)))
     if state.decision:
         pairs.append(("inference", allocation_line(state.decision.inference)))
+        if state.decision.slowdown is not None:
+            pairs.append(("", state.decision.slowdown.text))
         pairs.append(("training", allocation_line(state.decision.training)))
         pairs.append(("", state.decision.times.text or state.decision.plan.text))
     else:
