@@ -13,7 +13,6 @@ from ..policies.ladder import choose_rung
 from ..policies.rules import PolicyState as RuleMemory
 from ..policies.rules import initial_state
 from ..policies.snapshot import Snapshot
-from ..policies.trace import parse_trace
 from ..policies.training_costs import TrainingSituation
 from ..policies.training_plan import Plans
 from ..policies.training_times import TrainingDay
@@ -169,6 +168,8 @@ class DecisionService:
 
     def play(self, request: TraceReplay) -> TraceState:
         """Feed a trace to the loop in place of the device. Raises TraceError."""
+        from ..policies.trace_reading import parse_trace  # what a format needs is not kept in memory for the rest
+
         trace = parse_trace(request.jsonl, request.name)
         self._player.start(trace, request.speed, time.time())
         self._events.emit(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from .errors import NotFoundError
 from .policy import Policy, parse_policy
+
+if TYPE_CHECKING:
+    from .trace import Trace
 
 
 def _names(folder: str, suffix: str) -> tuple[str, ...]:
@@ -45,3 +49,10 @@ def trace_names() -> tuple[str, ...]:
 def trace_text(name: str) -> str:
     """A shipped trace's JSON lines. Raises NotFoundError."""
     return _text("traces", ".jsonl", name, "trace")
+
+
+def load_trace(name: str) -> Trace:
+    """A shipped trace, checked. Raises NotFoundError."""
+    from .trace_reading import parse_trace
+
+    return parse_trace(trace_text(name), name)

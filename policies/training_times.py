@@ -64,8 +64,8 @@ def training_times(
 ) -> TrainingTimes:
     """Which conditions of the policy keep training from running.
 
-    `before` names those that did so at the turn before: heat has a band. Without a `day` (a trace has no time of day)
-    windows and the daily limit are left out.
+    `before` names those that did so at the turn before: heat has a band. Without a `day`, as in a trace that does
+    not tell the time of day, windows and the daily limit are left out.
     """
     seen = signals(snapshot)
     found = [

@@ -54,7 +54,7 @@ def test_the_example_policy_of_the_documentation_is_valid() -> None:
 
 
 def test_every_shipped_trace_is_described() -> None:
-    text = (DOCS / "policy.md").read_text()
+    text = (DOCS / "traces.md").read_text()
     assert all(f"`{name}`" in text for name in trace_names())
 
 

@@ -24,7 +24,7 @@ _COMMANDS = {
     "profile": "profile:profile",
     "events": "events:events",
     "replay": "replay:replay",
-    "record": "replay:record",
+    "record": "record:record",
     "openapi": "status:openapi",
 }
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...policies.snapshot import Snapshot
-from ...policies.trace import Trace
+
+if TYPE_CHECKING:
+    from ...policies.trace import Trace
 
 
 class TracePlayer:

@@ -25,10 +25,9 @@ from patchd.daemon.cli.main import cli
 from patchd.daemon.cli.render import wrap
 from patchd.daemon.cli.top import screen_text
 from patchd.policies.decision import Rung
-from patchd.policies.presets_loader import preset_text, trace_text
+from patchd.policies.presets_loader import preset_text, trace_names, trace_text
 from patchd.policies.replay import ReplayResult
 from patchd.policies.task import BaseRungs, JobState
-from patchd.policies.trace import parse_trace
 from unix_server import FakeDaemon, Handler, Seen, fake_daemon
 
 
@@ -671,8 +670,18 @@ def test_a_trace_is_replayed_offline_through_several_policies() -> None:
 
 def test_an_offline_replay_uses_the_daemons_ladders_when_asked(daemon) -> None:
     daemon.on("GET", "/v1/tasks", s.TaskList(tasks=(bodies.TASK,)))
+    daemon.on("GET", "/v1/profile/training", s.TrainingProfile(measured=(bodies.TRAINING_COSTS,)))
+    daemon.on("GET", "/v1/status", bodies.STATUS)
     result = patchctl("replay", "demo", "--measured", "--json", socket=daemon.path)
-    assert set(ReplayResult.model_validate_json(result.stdout).seconds_at) == {"digits"}
+    replayed = ReplayResult.model_validate_json(result.stdout)
+    assert [task.task for task in replayed.tasks] == ["digits"]
+    assert replayed.inference.processor_s is not None
+    # 1 prediction a second, at the two rungs' measured costs, on the worker's two threads
+    at = replayed.tasks[0].predictions_at
+    assert replayed.inference.processor_s == pytest.approx(2 * (at.get(128, 0) * 0.0045 + at.get(96, 0) * 0.0025))
+    shown = patchctl("replay", "demo", "--measured", "--rate", "30/min", socket=daemon.path).stdout
+    assert "processor time for them" in shown
+    assert "at the given rate" in shown
 
 
 @pytest.mark.parametrize(("trace", "exits"), [("nothing", 4), ("/nonexistent/t.jsonl", 5), ("broken.jsonl", 5)])
@@ -709,26 +718,46 @@ def test_a_live_replay_shows_each_changed_decision_until_it_ends(daemon) -> None
     assert result.stdout.rstrip().endswith("The trace has ended.")
 
 
-def test_a_recording_is_a_trace_that_can_be_replayed(daemon, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("patchd.daemon.cli.replay.PERIOD_S", 0.01)
-    ticks = iter(range(10_000))
+def test_policies_stand_side_by_side_within_80_columns() -> None:
+    four = [part for name in ("balanced", "performance", "powersave", "balanced") for part in ("--policy", name)]
+    shown = patchctl("replay", "laptop-day", *four, "--from", "2:00:00", "--until", "3:30:00").stdout
+    assert shown.startswith("laptop-day, 1 h 30 min from 2:00:00 on")
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.count("\n  predictions at 224 px") == 2  # three policies fit, and one below them
 
-    def snapshot(handler: Handler, seen: Seen) -> None:
-        taken = bodies.SNAPSHOT.model_copy(update={"time_s": bodies.NOW_S + next(ticks) // 2})
-        handler.answer(200, taken.model_dump_json().encode())
 
-    daemon.on("GET", "/v1/snapshot", snapshot)
-    file = tmp_path / "My Trace.jsonl"
-    result = patchctl("record", file, "--seconds", "0.2", socket=daemon.path)
+def test_the_traces_that_ship_are_listed_with_their_stories() -> None:
+    shown = patchctl("replay", "--list")
+    assert shown.exit_code == 0
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    listed = [json.loads(line)["name"] for line in patchctl("replay", "--list", "--json").stdout.splitlines()]
+    assert tuple(listed) == trace_names()
+    assert all(name in shown.stdout for name in listed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--from", "noon"), "'noon' is no moment of a trace; write seconds, 12:30 or 1:12:30"),
+        (("--rate", "5/year"), "'5/year' is no rate; write 5/s, 30/min or 100/h"),
+        (("--start", "monday"), "'monday' is no date and time; write 2026-07-06T07:30"),
+        (("--live", "--from", "5"), "--from, --until and --start are for offline replays"),
+        (("--from", "1:00:00"), "The trace demo has nothing between 3600 s and 36 s."),
+    ],
+)
+def test_a_replay_that_cannot_be_is_refused_in_one_sentence(arguments, said) -> None:
+    result = patchctl("replay", "demo", *arguments)
+    assert result.exit_code in (2, 5)
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_recording_that_was_cut_off_is_replayed_and_the_cut_is_said(tmp_path) -> None:
+    file = tmp_path / "cut.jsonl"
+    file.write_text(trace_text("demo")[:-20])
+    result = patchctl("replay", file)
     assert result.exit_code == 0, result.output
-    trace = parse_trace(file.read_text(), "recorded")
-    assert trace.name == "my-trace"
-    assert [record.t for record in trace.records] == list(range(len(trace.records)))
-    assert len(trace.records) >= 3
-    assert trace.records[0].power == bodies.SNAPSHOT.power
-    again = patchctl("record", file, "--seconds", "0.2", socket=daemon.path)
-    assert again.exit_code == 5
-    assert "--force" in again.stderr
+    assert "ends in the middle of a line" in result.stderr
 
 
 @pytest.mark.parametrize("size", [(80, 24), (40, 10), (200, 60)])
