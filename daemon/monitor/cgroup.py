@@ -46,10 +46,14 @@ class Cgroup:
         root, paths = self._root, _own_paths(self.own_file)
         unified = root if (root / "cgroup.controllers").exists() else root / "unified"
         self._v2 = _chain(unified, paths.get("")) if "" in paths else ()
-        self._v1_cpu = _chain(_controller(root, "cpu"), paths.get("cpu"))
+        self._v2_cpu_max = _files(self._v2, "cpu.max")
+        self._v2_memory_max = _files(self._v2, "memory.max")
+        self._v1_cpu_quota = _files(_chain(_controller(root, "cpu"), paths.get("cpu")), "cpu.cfs_quota_us")
         same = paths.get("cpu") == paths.get("cpuacct")  # else the quota's group has no account of its own
         self._v1_usage = _chain(_controller(root, "cpuacct"), paths.get("cpuacct")) if same else ()
-        self._v1_memory = _chain(_controller(root, "memory"), paths.get("memory"))
+        self._v1_memory_limit = _files(
+            _chain(_controller(root, "memory"), paths.get("memory")), "memory.limit_in_bytes"
+        )
 
     @property
     def known(self) -> bool:
@@ -71,17 +75,20 @@ class Cgroup:
         return min((*self._v2_cpu_quotas(), *self._v1_cpu_quotas()), key=lambda quota: quota.cores, default=None)
 
     def _v2_cpu_quotas(self) -> Iterator[CpuQuota]:
-        for directory in self._v2:
-            quota, _, period = (read_text(directory / "cpu.max") or "max").partition(" ")
+        for directory, file in self._v2_cpu_max:
+            quota, _, period = (read_text(file) or "max").partition(" ")
             runtime, of = whole(quota), whole(period)
             if runtime is not None and of is not None and runtime > 0 and of > 0:
                 used = _stat(directory / "cpu.stat", "usage_usec")
                 yield CpuQuota(max(0.01, runtime / of), directory, None if used is None else used / 1e6)
 
     def _v1_cpu_quotas(self) -> Iterator[CpuQuota]:
-        for depth, directory in enumerate(self._v1_cpu):
-            quota, period = read_int(directory / "cpu.cfs_quota_us"), read_int(directory / "cpu.cfs_period_us")
-            if quota is not None and period is not None and quota > 0 and period > 0:
+        for depth, (directory, file) in enumerate(self._v1_cpu_quota):
+            quota = read_int(file)
+            if quota is None or quota <= 0:
+                continue
+            period = read_int(directory / "cpu.cfs_period_us")
+            if period is not None and period > 0:
                 counted = self._v1_usage[depth] if depth < len(self._v1_usage) else directory
                 used = read_int(counted / "cpuacct.usage")
                 yield CpuQuota(max(0.01, quota / period), directory, None if used is None else used / 1e9)
@@ -92,17 +99,22 @@ class Cgroup:
         return min(limits, key=lambda limit: limit.limit_bytes - limit.used_bytes, default=None)
 
     def _v2_memory_limits(self) -> Iterator[MemoryLimit]:
-        for directory in self._v2:
-            limit, used = read_int(directory / "memory.max"), read_int(directory / "memory.current")
-            if limit is not None and limit > 0 and used is not None:
+        for directory, file in self._v2_memory_max:
+            limit = read_int(file)
+            if limit is None or limit <= 0:
+                continue
+            used = read_int(directory / "memory.current")
+            if used is not None:
                 cache = _stat(directory / "memory.stat", "inactive_file") or 0
                 yield MemoryLimit(limit, max(0, used - cache), "cgroup-v2", directory)
 
     def _v1_memory_limits(self) -> Iterator[MemoryLimit]:
-        for directory in self._v1_memory:
-            limit = read_int(directory / "memory.limit_in_bytes")
+        for directory, file in self._v1_memory_limit:
+            limit = read_int(file)
+            if limit is None or not 0 < limit < V1_UNLIMITED:
+                continue
             used = read_int(directory / "memory.usage_in_bytes")
-            if limit is not None and 0 < limit < V1_UNLIMITED and used is not None:
+            if used is not None:
                 cache = _stat(directory / "memory.stat", "total_inactive_file") or 0
                 yield MemoryLimit(limit, max(0, used - cache), "cgroup-v1", directory)
 
@@ -141,6 +153,11 @@ def _chain(root: Path, path: str | None) -> tuple[Path, ...]:
         return (root,)
     parts = own.relative_to(root).parts
     return tuple(root.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
+
+
+def _files(directories: tuple[Path, ...], name: str) -> tuple[tuple[Path, Path], ...]:
+    """Each directory with its file of this name: made once, because they are read at every sample."""
+    return tuple((directory, directory / name) for directory in directories)
 
 
 def _stat(file: Path, key: str) -> int | None:

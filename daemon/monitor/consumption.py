@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...policies.signal_readings import Origin
-from .energy import EnergyReader
+from .energy import RaplCounters
 from .files import read_int, read_text, subdirectories
 
 INPUT_RAILS = ("VDD_IN", "POM_5V_IN", "5V_IN")  # the rails that feed a whole Jetson module
@@ -29,28 +29,32 @@ class Consumption:
 class ConsumptionReader:
     """Remembers the energy counters of the last sample; with RAPL the first sample therefore tells nothing."""
 
-    def __init__(self, proc_root: Path, sys_root: Path) -> None:
+    def __init__(self, sys_root: Path) -> None:
         self._sys = sys_root
-        self._energy = EnergyReader(proc_root, sys_root)
+        self._rapl = RaplCounters(sys_root)
         self._read_s: float | None = None
         self.discover()
 
     def discover(self) -> None:
-        """Find the sensors at the board's supply."""
+        """Find the counters, and the sensors at the board's supply."""
+        self._rapl.discover()
         self._inputs = tuple(_inputs(self._sys))
 
-    def read(self, now_s: float) -> Consumption | None:
-        """Mean power since the last call, or the present one where a sensor tells that; `now_s` is never set back."""
+    def read(self, now_s: float, battery_watts: float | None) -> Consumption | None:
+        """Mean power since the last call, at `now_s` of a clock that is never set back; the present one of a sensor.
+
+        `battery_watts` is what the batteries give, below 0 while they are charged.
+        """
         elapsed = 0.0 if self._read_s is None else now_s - self._read_s
         self._read_s = now_s
-        spent = self._energy.read(now_s)
-        if spent is not None and spent.source == "rapl" and elapsed > 0:
-            return Consumption(spent.joules / elapsed, "rapl")
+        joules = self._rapl.read()
+        if joules is not None and elapsed > 0:
+            return Consumption(joules / elapsed, "rapl")
         watts = [value for each in self._inputs if (value := _watts(each)) is not None]
         if watts:
             return Consumption(sum(watts), "input")
-        if spent is not None and elapsed > 0:
-            return Consumption(spent.joules / elapsed, "battery")
+        if battery_watts is not None and battery_watts > 0 and not self._rapl.readable:
+            return Consumption(battery_watts, "battery")
         return None
 
     def origins(self, of: str | None) -> dict[str, Origin]:
@@ -60,7 +64,9 @@ class ConsumptionReader:
             "input": ", ".join(str(files[0].parent) for files in self._inputs),
             "battery": f"{self._sys}/class/power_supply",
         }.get(of or "", "")
-        why = f"{self._energy.why_no_rapl()}, no sensor at the supply under {self._sys}/class/hwmon"
+        if self._rapl.readable:
+            return {"power.watts": Origin(source, "RAPL counts between two samples, and there has been one")}
+        why = f"{self._rapl.why_absent()}, no sensor at the supply under {self._sys}/class/hwmon"
         why += ", and no battery discharges and tells how fast"
         return {"power.watts": Origin(source, why)}
 

@@ -119,7 +119,9 @@ class CpuReader:
         uses = []
         for name, pid in pids.items():
             try:
-                process = self._processes.setdefault(pid, psutil.Process(pid))
+                process = self._processes.get(pid)
+                if process is None:
+                    process = self._processes[pid] = psutil.Process(pid)
                 with process.oneshot():
                     times = process.cpu_times()
                     resident = process.memory_info().rss
@@ -144,7 +146,12 @@ def _ticks(text: str, affinity: set[int]) -> list[float] | None:
 
     Guest time is contained in user time, so the fields behind steal are left out.
     """
-    lines = {fields[0]: fields[1:9] for fields in map(str.split, text.splitlines()) if fields}
+    lines: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if not line.startswith("cpu"):  # interrupts follow, hundreds of them
+            break
+        name, *fields = line.split()
+        lines[name] = fields[:8]
     names = [f"cpu{number}" for number in sorted(affinity)]
     rows = [
         numbers(lines[name]) for name in (names if all(name in lines for name in names) else ["cpu"]) if name in lines
@@ -157,12 +164,8 @@ def _ticks(text: str, affinity: set[int]) -> list[float] | None:
 
 def _runnable(text: str) -> int | None:
     """Tasks that run or wait for a processor, the one that reads this aside."""
-    for line in text.splitlines():
-        name, _, rest = line.partition(" ")
-        if name == "procs_running":
-            count = whole(rest)
-            return None if count is None else max(0, count - 1)
-    return None
+    count = whole(text.partition("procs_running ")[2])
+    return None if count is None else max(0, count - 1)
 
 
 def _loads(text: str | None) -> tuple[float, float, float] | tuple[None, None, None]:

@@ -32,18 +32,57 @@ class Spent:
         return self.joules * min(1.0, cpu_s / self.busy_s) if self.busy_s > 0 else 0.0
 
 
+class RaplCounters:
+    """Energy of the processor packages, and of memory, which no package contains; remembers the last reading."""
+
+    def __init__(self, sys_root: Path) -> None:
+        self._place = sys_root / "class" / "powercap"
+        self._counts: dict[Path, int] = {}
+        self.discover()
+
+    def discover(self) -> None:
+        """Find the counters."""
+        self._zones = []
+        for zone in subdirectories(self._place):
+            name = read_text(zone / "name") or "" if zone.name.startswith("intel-rapl:") else ""
+            if name.startswith("package") or name == "dram":
+                self._zones.append(zone / "energy_uj")
+
+    def forget(self) -> None:
+        """The next reading tells nothing."""
+        self._counts = {}
+
+    def read(self) -> float | None:
+        """Joules since the last reading; None at the first, and where no counter can be read."""
+        counts = {zone: count for zone in self._zones if (count := read_int(zone)) is not None and count >= 0}
+        before, self._counts = self._counts, counts
+        if not counts or counts.keys() != before.keys():
+            return None
+        return sum(_passed(zone, before[zone], now) for zone, now in counts.items()) / 1e6
+
+    @property
+    def readable(self) -> bool:
+        """Whether the last reading found counters."""
+        return bool(self._counts)
+
+    def why_absent(self) -> str:
+        """Why no counter is read."""
+        return f"RAPL: {why_absent(self._zones[0])}" if self._zones else f"no RAPL under {self._place}"
+
+
 class EnergyReader:
     """Remembers the counters of the last reading; the first reading therefore tells nothing."""
 
     def __init__(self, proc_root: Path, sys_root: Path) -> None:
         self._proc, self._sys = proc_root, sys_root
-        self._counters: dict[Path, int] = {}
+        self._rapl = RaplCounters(sys_root)
         self._busy_s: float | None = None
         self._read_s: float | None = None
 
     def forget(self) -> None:
         """Begin anew: what the machine spends until the next reading is asked for by nobody."""
-        self._counters, self._busy_s, self._read_s = {}, None, None
+        self._rapl.forget()
+        self._busy_s, self._read_s = None, None
 
     def read(self, now_s: float) -> Spent | None:
         """Spent since the last reading, at `now_s` of a clock that is never set; None where nothing tells.
@@ -51,37 +90,16 @@ class EnergyReader:
         RAPL where it can be read, else the batteries while they discharge.
         """
         elapsed = None if self._read_s is None else now_s - self._read_s
-        counters, busy_s = self._rapl(), self._busy()
-        before, self._counters = self._counters, counters
+        self._rapl.discover()
+        joules, busy_s = self._rapl.read(), self._busy()
         busy_before, self._busy_s, self._read_s = self._busy_s, busy_s, now_s
         if elapsed is None or elapsed <= 0:
             return None
         busy = None if busy_s is None or busy_before is None else max(0.0, busy_s - busy_before)
-        if counters and counters.keys() == before.keys():
-            micro = sum(_passed(zone, before[zone], now) for zone, now in counters.items())
-            return Spent(micro / 1e6, "rapl", busy)
-        watts = discharge_watts(self._sys) if not counters else None
+        if joules is not None:
+            return Spent(joules, "rapl", busy)
+        watts = None if self._rapl.readable else discharge_watts(self._sys)
         return None if watts is None else Spent(watts * elapsed, "battery", busy)
-
-    def why_no_rapl(self) -> str:
-        """Why no counter of the processors' energy is read."""
-        place = self._sys / "class" / "powercap"
-        zones = [zone for zone in subdirectories(place) if zone.name.startswith("intel-rapl:")]
-        if not zones:
-            return f"no RAPL under {place}"
-        return f"RAPL: {why_absent(zones[0] / 'energy_uj')}"
-
-    def _rapl(self) -> dict[Path, int]:
-        """Counters of the processor packages, and of memory, which no package contains."""
-        found: dict[Path, int] = {}
-        for zone in subdirectories(self._sys / "class" / "powercap"):
-            if not zone.name.startswith("intel-rapl:"):
-                continue
-            name = read_text(zone / "name") or ""
-            count = read_int(zone / "energy_uj")
-            if (name.startswith("package") or name == "dram") and count is not None and count >= 0:
-                found[zone] = count
-        return found
 
     def _busy(self) -> float | None:
         fields = (read_text(self._proc / "stat") or "").partition("\n")[0].split()
@@ -95,4 +113,4 @@ def _passed(zone: Path, before: int, now: int) -> int:
     """What a counter has counted; it starts from 0 again past its range."""
     if now >= before:
         return now - before
-    return now - before + (read_int(zone / "max_energy_range_uj") or before)
+    return now - before + (read_int(zone.with_name("max_energy_range_uj")) or before)

@@ -9,6 +9,8 @@ from ...policies.snapshot import Memory
 from .cgroup import Cgroup
 from .files import read_text, whole, why_absent
 
+FIELDS = frozenset(("MemTotal", "MemAvailable", "SwapTotal", "SwapFree"))
+
 
 def read_memory(proc_root: Path, cgroup: Cgroup) -> Memory | None:
     """From /proc/meminfo and the cgroup's limit; None where /proc/meminfo cannot be read."""
@@ -60,7 +62,10 @@ def _meminfo(proc_root: Path) -> dict[str, int]:
     fields = {}
     for line in (read_text(proc_root / "meminfo") or "").splitlines():
         name, _, rest = line.partition(":")
-        number = whole(rest)
-        if number is not None and number >= 0:
-            fields[name] = number * 1024
+        if name in FIELDS:  # of some fifty
+            number = whole(rest)
+            if number is not None and number >= 0:
+                fields[name] = number * 1024
+            if len(fields) == len(FIELDS):
+                break
     return fields

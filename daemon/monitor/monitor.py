@@ -17,7 +17,7 @@ from .disk import DiskReader
 from .idle import IdleReader
 from .memory import read_memory
 from .power import read_power
-from .pressure import read_pressure
+from .pressure import PressureReader
 from .slow import SlowSources
 from .temperature import find_sensors, read_sensors
 
@@ -44,7 +44,8 @@ class Monitor:
         self._cgroup = Cgroup(proc_root, sys_root)
         self._cpu = CpuReader(proc_root, sys_root, self._cgroup)
         self._idle = IdleReader(proc_root, sys_root, dev_root)
-        self._consumption = ConsumptionReader(proc_root, sys_root)
+        self._pressure = PressureReader(proc_root, self._cgroup.directory)
+        self._consumption = ConsumptionReader(sys_root)
         self._disk = DiskReader(sys_root, state_dir)
         self._slow = SlowSources(proc_root, sys_root, system_bus, worker_pids)
         self._last: Snapshot | None = None
@@ -60,6 +61,7 @@ class Monitor:
         if time.monotonic() - self._discovered_s >= REDISCOVER_S:
             self._sensors = find_sensors(self._sys)
             self._cgroup.discover()
+            self._pressure.watch(self._cgroup.directory)
             self._idle.discover()
             self._cpu.discover()
             self._consumption.discover()
@@ -75,7 +77,7 @@ class Monitor:
             time_s=now_s,
             cpu=cpu,
             memory=read_memory(self._proc, self._cgroup),
-            pressure=read_pressure(self._proc, self._cgroup.directory),
+            pressure=self._pressure.read(),
             power=self._power(),
             temperatures=read_sensors(self._sensors),
             disk=self._disk.read(),
@@ -113,8 +115,8 @@ class Monitor:
         }
 
     def _power(self) -> Power:
-        taken = self._consumption.read(time.monotonic())
         supplies = read_power(self._sys)
+        taken = self._consumption.read(time.monotonic(), supplies.battery_watts)
         if taken is None:
             return supplies
         return supplies.model_copy(update={"watts": taken.watts, "watts_of": taken.of})

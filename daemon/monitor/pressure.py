@@ -15,15 +15,25 @@ RESOURCES = ("cpu", "memory", "io")
 NO_PSI = "no PSI: the kernel was built without CONFIG_PSI, or psi=1 is missing on its command line"
 
 
-def read_pressure(proc_root: Path, group: Path | None) -> Pressure:
-    """What /proc/pressure and the control group's directory tell; a kernel without PSI leaves all absent."""
-    own = None if group is None else _stalls({name: group / f"{name}.pressure" for name in RESOURCES})
-    system = _stalls({name: proc_root / "pressure" / name for name in RESOURCES})
-    return Pressure(cpu=system.cpu, memory=system.memory, io=system.io, own=own)
+class PressureReader:
+    """Reads the files of the machine, and those of the control group's directory that it was given last."""
+
+    def __init__(self, proc_root: Path, group: Path | None) -> None:
+        self._system = {name: proc_root / "pressure" / name for name in RESOURCES}
+        self.watch(group)
+
+    def watch(self, group: Path | None) -> None:
+        """Another group is this daemon's own."""
+        self._own = None if group is None else {name: group / f"{name}.pressure" for name in RESOURCES}
+
+    def read(self) -> Pressure:
+        """What all of them tell; a kernel without PSI leaves all absent."""
+        own = None if self._own is None else Stalls(**_stalls(self._own))
+        return Pressure(**_stalls(self._system), own=own)
 
 
-def _stalls(files: dict[str, Path]) -> Stalls:
-    return Stalls(**{name: parse_stall(read_text(file)) for name, file in files.items()})
+def _stalls(files: dict[str, Path]) -> dict[str, Stall | None]:
+    return {name: parse_stall(read_text(file)) for name, file in files.items()}
 
 
 def origins(proc_root: Path, group: Path | None) -> dict[str, Origin]:
@@ -44,24 +54,16 @@ def origins(proc_root: Path, group: Path | None) -> dict[str, Origin]:
 
 def parse_stall(text: str | None) -> Stall | None:
     """One pressure file's text as shares of time, 0 to 1; None when it is missing or not of the known form."""
-    lines: dict[str, dict[str, float]] = {}
+    lines: dict[str, tuple[float, float]] = {}
     for line in (text or "").splitlines():
-        kind, _, rest = line.partition(" ")
-        pairs = [field.partition("=") for field in rest.split()]
-        values = numbers([value for _, _, value in pairs])
-        if values is None:
+        kind, *fields = line.split()[:3] or ("",)
+        if kind not in ("some", "full"):
             return None
-        lines[kind] = {key: value / 100 for (key, _, _), value in zip(pairs, values, strict=True)}
-    some, full = lines.get("some"), lines.get("full", {})
-    if some is None or "avg10" not in some or "avg60" not in some:
+        values = numbers([field.removeprefix(name) for field, name in zip(fields, ("avg10=", "avg60="), strict=False)])
+        if values is None or len(values) < 2:
+            return None
+        lines[kind] = (min(1.0, values[0] / 100), min(1.0, values[1] / 100))
+    if "some" not in lines:
         return None
-    return Stall(
-        some_avg10=_share(some["avg10"]),
-        some_avg60=_share(some["avg60"]),
-        full_avg10=_share(full["avg10"]) if "avg10" in full else None,
-        full_avg60=_share(full["avg60"]) if "avg60" in full else None,
-    )
-
-
-def _share(value: float) -> float:
-    return min(1.0, value)
+    some, full = lines["some"], lines.get("full", (None, None))
+    return Stall(some_avg10=some[0], some_avg60=some[1], full_avg10=full[0], full_avg60=full[1])

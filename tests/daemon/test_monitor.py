@@ -285,18 +285,20 @@ def test_a_machine_that_tells_no_energy_has_none(tree: Tree) -> None:
 
 
 def test_power_is_read_from_rapl_first_then_at_the_supply_then_from_the_battery(tree: Tree) -> None:
-    tree.supply("BAT0", type="Battery", status="Discharging", power_now=8_000_000)
-    reader = ConsumptionReader(tree.proc, tree.sys)
-    assert reader.read(10.0) is None
-    assert reader.read(12.0) == Consumption(8.0, "battery")
+    reader = ConsumptionReader(tree.sys)
+    assert reader.read(10.0, None) is None
+    assert reader.read(11.0, -8.0) is None  # charging says nothing of what the machine takes
+    assert reader.read(12.0, 8.0) == Consumption(8.0, "battery")
     tree.put("sys/class/hwmon/hwmon0/name", "power_meter")
     tree.put("sys/class/hwmon/hwmon0/power1_average", 95_500_000)
     reader.discover()
-    assert reader.read(14.0) == Consumption(95.5, "input")
+    assert reader.read(14.0, 8.0) == Consumption(95.5, "input")
     rapl(tree, "intel-rapl:0", "package-0", 1_000_000)
-    reader.read(16.0)
+    reader.discover()
+    reader.read(16.0, 8.0)
     rapl(tree, "intel-rapl:0", "package-0", 31_000_000)
-    assert reader.read(18.0) == Consumption(15.0, "rapl")
+    assert reader.read(18.0, 8.0) == Consumption(15.0, "rapl")
+    assert reader.read(18.0, 8.0) == Consumption(95.5, "input")  # no time has passed
 
 
 # the clock
