@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from .call import Call, LazyModule, Method, call, delete, fetch, get, place, post
 
 if TYPE_CHECKING:
-    from ..daemon.api import explain_schemas, history_schemas, schemas, signal_schemas
+    from ..daemon.api import added_signal_schemas, explain_schemas, history_schemas, schemas, signal_schemas
     from ..policies import decision as decisions
     from ..policies import snapshot as snapshots
 else:
+    added_signal_schemas = LazyModule("..daemon.api.added_signal_schemas")
     explain_schemas = LazyModule("..daemon.api.explain_schemas")
     history_schemas = LazyModule("..daemon.api.history_schemas")
     schemas = LazyModule("..daemon.api.schemas")
@@ -45,6 +46,20 @@ class DaemonMethods:
     def consumers(self) -> Call[signal_schemas.ConsumerList]:
         """Which other programs use most of the processors over the next second."""
         return get(lambda: signal_schemas.ConsumerList, "/v1/consumers")
+
+    @Method
+    def post_signal(
+        self, name: str, value: float, *, unit: str = "", meaning: str = "", ttl_s: float = 60.0
+    ) -> Call[added_signal_schemas.PostedSignal]:
+        """Post a signal named `app.…`, which policies may act on; it is absent after `ttl_s` unless posted again."""
+        body = added_signal_schemas.SignalPost(value=value, unit=unit, meaning=meaning, ttl_s=ttl_s)
+        sent = body.model_dump_json().encode()
+        return call(lambda: added_signal_schemas.PostedSignal, "PUT", place("signals", name), body=sent)
+
+    @Method
+    def remove_signal(self, name: str) -> Call[schemas.Deleted]:
+        """Remove a posted signal."""
+        return delete(lambda: schemas.Deleted, place("signals", name))
 
     @Method
     def history(

@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
 from ..policies.errors import NotFoundError, PatchdError, UnavailableError
+from ..policies.signal_readings import Origin
 from . import notify, sockets
 from .api.attention import attentive
 from .api.caller_protocol import CallerProtocol
@@ -46,10 +47,12 @@ from .loopback import bound_at
 from .monitor.energy import EnergyReader
 from .monitor.kills import KernelKills
 from .monitor.monitor import Monitor
+from .monitor.plugins import SignalPlugins
 from .monitor.slow import CHECK_S as CHECK_SLOW_S
 from .pace import Pace
 from .personalising_service import PersonalisingService
 from .policy_service import PolicyService
+from .posted_signals import PostedSignals
 from .recent_images import RecentImages
 from .request_log import RequestLog
 from .rhythm import ONCE, Rhythm
@@ -110,6 +113,8 @@ class Daemon:
         self.events = EventLog(self.store)
         self.policies = PolicyService(self.store, self.events, config.policy, config.policies_dir)
         self.tasks = TaskService(self.store, self.events)
+        self.posted = PostedSignals()
+        self.plugins = SignalPlugins(config.signal_plugins, self._plugin_failed)
         self.monitor = Monitor(
             proc_root=config.proc_root,
             sys_root=config.sys_root,
@@ -118,6 +123,8 @@ class Daemon:
             state_dir=state_dir,
             worker_pids=self._worker_pids,
             requests_waiting=lambda: self.inference.waiting,
+            memory_acute=self._memory_acute,
+            added=(self.posted, self.plugins),
         )
         self._scheduler = AsyncIOScheduler()
         self.curves = TrainingCurves(self.store)
@@ -201,6 +208,7 @@ class Daemon:
             WorkInHand(self.deciding, self.inference, self.training, self.calibration, self.events),
             fast_s=config.sample_period_s,
             slow_s=config.sample_period_calm_s,
+            expiry_in_s=self.posted.due_in_s,
         )
         self.device_events = DeviceEvents(config.proc_root, config.sys_root, self.events, self.rhythm)
         self.calendar = TrainingCalendar(
@@ -226,8 +234,9 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        self._schedule()
         self.device_events.open()
+        self.plugins.start()
+        self._schedule()
         listen = None if loopback is None else bound_at(loopback)
         server = _Server(self._server_config(listen))
         listeners = [listener] if loopback is None else [listener, loopback]
@@ -244,6 +253,7 @@ class Daemon:
         notify.notify("STOPPING=1")
         self._scheduler.shutdown(wait=False)
         self.device_events.close()
+        self.plugins.stop()
         self.events.emit("daemon.stopping", "patchd drains and stops.")
         self.exports.stop()
         await self.calibration.stop()
@@ -272,6 +282,13 @@ class Daemon:
         self.events.emit(
             "loop.error", f"The job '{failure.job_id}' failed: {type(error).__name__}: {error}", level="error"
         )
+
+    def _memory_acute(self) -> tuple[bool | None, Origin]:
+        return self.device_events.memory_acute()
+
+    def _plugin_failed(self, name: str, why: str) -> None:
+        said = f"The signals of plug-in {name} are absent: {why}."
+        self.events.emit("signals.plugin_failed", said, level="warning", plugin=name)
 
     def _schedule(self) -> None:
         add = self.rhythm.add
@@ -360,6 +377,7 @@ class Daemon:
             calibration=self.calibration,
             examples=self.examples,
             history=self.history,
+            posted=self.posted,
             sampling=lambda: self.rhythm.state().model_copy(update={"sources": self.device_events.states()}),
             state_dir=self.state_dir,
             socket_path=self.socket_path,

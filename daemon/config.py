@@ -39,6 +39,9 @@ class DaemonConfig(Frozen):
     sample_period_calm_s: float = Field(
         4.0, ge=0.1, le=60, description="seconds between two samples when nothing has moved for long"
     )
+    signal_plugins: tuple[str, ...] = Field(
+        (), description="plug-ins that give further signals, by name: entry points of the group patchd.signals"
+    )
     threads: int | None = Field(None, ge=1, description="threads of a worker; default: usable cores, rounded down")
     engine: Literal["auto", "torch", "openvino"] = Field(
         "auto", description="what runs predictions; auto: openvino where it is installed, else torch"

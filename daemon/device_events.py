@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..policies.signal_readings import Origin
 from .api.sampling_schemas import EventSourceState
 from .events import EventLog
 from .monitor.cgroup import Cgroup
@@ -55,13 +56,18 @@ class DeviceEvents:
         """Every source, with what it watches or why it is absent."""
         return tuple(self._sources)
 
-    def memory_acute(self) -> bool | None:
-        """Whether tasks have lost time to a shortage of memory in the last seconds; None where nothing would tell."""
-        watched = [each for each in self._sources if each.name.startswith(MEMORY) and each.absent is None]
+    def memory_acute(self) -> tuple[bool | None, Origin]:
+        """Whether tasks have lost time to a shortage of memory in the last seconds, and who tells.
+
+        None where nothing would tell, and why.
+        """
+        asked = [each for each in self._sources if each.name.startswith(MEMORY)]
+        watched = [each for each in asked if each.absent is None]
         if not watched:
-            return None
+            return None, Origin("", "; ".join(f"{each.absent}" for each in asked))
         now_s = time.time()
-        return any(each.last_s is not None and abs(now_s - each.last_s) <= ACUTE_S for each in watched)
+        acute = any(each.last_s is not None and abs(now_s - each.last_s) <= ACUTE_S for each in watched)
+        return acute, Origin(", ".join(each.watches for each in watched))
 
     def _happened(self, source: EventSourceState) -> None:
         """`source` as it was before, but for its count: `last_s` says since when it had been quiet."""

@@ -232,10 +232,13 @@ class InferenceWorker:
         idle_s = time.monotonic() - self.last_used_s
         memory = None if snapshot is None else snapshot.memory
         available = 1.0 if memory is None else memory.available_bytes / memory.total_bytes
+        short_of_memory = snapshot is not None and snapshot.pressure.memory_acute
         if idle_s >= policy.keep_alive_s:
             self.unloaded = f"idle for {idle_s:.0f} s"
         elif available < policy.unload_memory_below and idle_s >= SHORT_OF_MEMORY_IDLE_S:
             self.unloaded = f"memory pressure: {available:.1%} of the memory is available"
+        elif short_of_memory and policy.unload_memory_below > 0 and idle_s >= SHORT_OF_MEMORY_IDLE_S:
+            self.unloaded = "memory pressure: tasks lose time to a shortage of memory"
         else:
             return
         self._events.emit("worker.stopped", f"The inference worker is unloaded ({self.unloaded}).")

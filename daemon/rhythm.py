@@ -48,9 +48,12 @@ class Rhythm:
         *,
         fast_s: float,
         slow_s: float,
+        expiry_in_s: Callable[[], float | None] = lambda: None,
     ) -> None:
+        """`expiry_in_s` tells in how many seconds a signal goes by itself."""
         self._scheduler, self._deciding, self._policies, self._work = scheduler, deciding, policies, work
         self._fast_s, self._slow_s = fast_s, max(fast_s, slow_s)
+        self._expiry_in_s = expiry_in_s
         self._jobs: list[_Regular] = [_Regular(TURN, self.turn, 0.0)]
         self._stillness = Stillness()
         self._counting: tuple[Policy, frozenset[str]] | None = None
@@ -107,9 +110,10 @@ class Rhythm:
     def _follow(self) -> None:
         """Put the period that follows in force."""
         now_s, decision = time.monotonic(), self._deciding.current
-        due_s = None
+        waits = [self._expiry_in_s()]
         if decision is not None:
-            due_s = due_in_s(self._policies.policy, self._deciding.memory, decision, time.time())
+            waits.append(due_in_s(self._policies.policy, self._deciding.memory, decision, time.time()))
+        due_s = min((wait_s for wait_s in waits if wait_s is not None), default=None)
         before, self._pace = (
             self._pace,
             pace(self._stillness, now_s, fast_s=self._fast_s, slow_s=self._slow_s, work=self._work(), due_in_s=due_s),

@@ -20,6 +20,7 @@ from .history_service import HistoryService
 from .inference_service import InferenceService
 from .monitor.monitor import Monitor
 from .policy_service import PolicyService
+from .posted_signals import PostedSignals
 from .request_log import RequestLog
 from .store import Store
 from .task_service import TaskService
@@ -50,6 +51,7 @@ class Services:
     calibration: CalibrationService
     examples: ExampleService
     history: HistoryService
+    posted: PostedSignals
     sampling: Callable[[], SamplingState]
     state_dir: Path
     socket_path: Path

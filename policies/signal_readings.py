@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from .added_signals import is_added, whose
 from .signals import SIGNALS, signals
 from .snapshot import Frozen, Snapshot
 
@@ -40,7 +41,7 @@ def readings(snapshot: Snapshot, origins: Mapping[str, Origin], now_s: float) ->
 
     `origins` tells of the device's own signals, by name.
     """
-    return (*_built_in(snapshot, origins, now_s), *_added(snapshot, now_s))
+    return (*_built_in(snapshot, origins, now_s), *_added(snapshot, origins, now_s))
 
 
 def read_s(name: str, snapshot: Snapshot) -> float:
@@ -79,7 +80,8 @@ def _unexplained(origin: Origin) -> str:
     return f"{origin.source} told nothing of it at the last sample" if origin.source else "nothing here tells it"
 
 
-def _added(snapshot: Snapshot, now_s: float) -> Iterator[SignalReading]:
+def _added(snapshot: Snapshot, origins: Mapping[str, Origin], now_s: float) -> Iterator[SignalReading]:
+    """Those that others give, and those that they gave or should give."""
     for told in snapshot.added:
         yield SignalReading(
             name=told.name,
@@ -91,3 +93,16 @@ def _added(snapshot: Snapshot, now_s: float) -> Iterator[SignalReading]:
             age_s=max(0.0, now_s - told.taken_s),
             absent_because=None,
         )
+    present = {told.name for told in snapshot.added}
+    for name, origin in origins.items():
+        if is_added(name) and name not in present:
+            yield SignalReading(
+                name=name,
+                value=None,
+                unit="",
+                meaning=whose(name),
+                source=origin.source,
+                read_s=None,
+                age_s=None,
+                absent_because=origin.absent_because,
+            )

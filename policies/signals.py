@@ -156,6 +156,12 @@ _PRESSURE = (
         _stall("memory", "some_avg10"),
     ),
     SignalSpec(
+        "pressure.memory.acute",
+        SWITCH,
+        "1 for 5 s after the kernel told of tasks that lose time to a shortage of memory",
+        lambda s: _bool(s.pressure.memory_acute),
+    ),
+    SignalSpec(
         "pressure.memory.full",
         "share",
         "time all tasks waited for memory, over 10 s",

@@ -74,6 +74,9 @@ class Pressure(Stalls):
     """Pressure on the whole machine, and on the control group that this daemon runs in."""
 
     own: Stalls | None = None
+    memory_acute: bool | None = Field(
+        None, description="whether a trigger told in the last seconds that tasks lose time to a shortage of memory"
+    )
 
 
 class Power(Frozen):

@@ -22,6 +22,7 @@ from ..inference_service import Input, Wish
 from ..media_types import IMAGE_TYPES
 from ..services import Services
 from . import schemas as s
+from .added_signal_routes import AddedSignalRoutes
 from .base_routes import BaseRoutes
 from .cascade_routes import CascadeRoutes
 from .example_routes import ExampleRoutes
@@ -51,6 +52,7 @@ class Routes:
         self._training = TrainingRoutes(services)
         self._metrics = MetricsRoutes(services)
         self._signals = SignalRoutes(services)
+        self._added_signals = AddedSignalRoutes(services)
         self._history = HistoryRoutes(services)
 
     # the daemon
@@ -375,6 +377,7 @@ class Routes:
             *self._training.table(),
             *self._metrics.table(),
             *self._signals.table(),
+            *self._added_signals.table(),
             *self._history.table(),
             Route("GET", "/v1/profile", "Measured costs and latencies", self.profile, s.Profile),
             Route(

@@ -13,6 +13,7 @@ _COMMANDS = {
     "top": "top:top",
     "explain": "explain:explain",
     "signals": "signals:signals",
+    "signal": "posting:signal",
     "policy": "policy:policy",
     "task": "task:task",
     "base": "base:base",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from ...policies.signal_readings import Origin
-from ...policies.snapshot import Consumer, Power, Requests, Snapshot, User
+from ...policies.snapshot import AddedReading, Consumer, Power, Requests, Snapshot, User
 from . import memory, power, pressure, temperature
 from .cgroup import Cgroup
 from .consumers import ConsumerReader
@@ -25,6 +26,16 @@ SYSTEM_BUS = Path("/run/dbus/system_bus_socket")
 REDISCOVER_S = 30.0  # sensors and control groups come and go rarely
 
 
+class AddedSource(Protocol):
+    """Signals that others give."""
+
+    def readings(self, now_s: float) -> tuple[AddedReading, ...]:
+        """Those there are now."""
+
+    def origins(self) -> dict[str, Origin]:
+        """Why those are absent that were there or should be."""
+
+
 class Monitor:
     """Reads the device under configurable roots, so that a recorded or made-up tree can stand in."""
 
@@ -38,9 +49,13 @@ class Monitor:
         system_bus: Path = SYSTEM_BUS,
         worker_pids: Callable[[], Mapping[str, int]] = dict,
         requests_waiting: Callable[[], int] | None = None,
+        memory_acute: Callable[[], tuple[bool | None, Origin]] = lambda: (None, Origin("")),
+        added: Sequence[AddedSource] = (),
     ) -> None:
+        """`memory_acute` tells of acute pressure on memory, and who says so or why nobody can; `added` gives more."""
         self._proc, self._sys = proc_root, sys_root
         self._worker_pids, self._requests_waiting = worker_pids, requests_waiting
+        self._memory_acute, self._added = memory_acute, added
         self._cgroup = Cgroup(proc_root, sys_root)
         self._cpu = CpuReader(proc_root, sys_root, self._cgroup)
         self._idle = IdleReader(proc_root, sys_root, dev_root)
@@ -77,7 +92,7 @@ class Monitor:
             time_s=now_s,
             cpu=cpu,
             memory=read_memory(self._proc, self._cgroup),
-            pressure=self._pressure.read(),
+            pressure=self._pressure.read().model_copy(update={"memory_acute": self._memory_acute()[0]}),
             power=self._power(),
             temperatures=read_sensors(self._sensors),
             disk=self._disk.read(),
@@ -87,6 +102,7 @@ class Monitor:
             requests=None if waiting is None else Requests(waiting=waiting()),
             consumers=slow.consumers,
             workers=workers,
+            added=tuple(reading for source in self._added for reading in source.readings(now_s)),
             read_s=read_s,
         )
         return self._last
@@ -112,6 +128,8 @@ class Monitor:
             **self._disk.origins(),
             **self._slow.origins(),
             "requests.waiting": Origin("patchd's own queue of predictions", "nothing here answers predictions"),
+            "pressure.memory.acute": self._memory_acute()[1],
+            **{name: origin for source in self._added for name, origin in source.origins().items()},
         }
 
     def _power(self) -> Power:

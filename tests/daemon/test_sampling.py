@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from patchd.daemon.api.sampling_schemas import SamplingState
 from patchd.daemon.api.schemas import Event
-from running import RunningDaemon
+from running import RunningDaemon, warm
 
 MEMINFO = "MemTotal: 1000000 kB\nMemAvailable: {} kB\n"
 POLICY = """
@@ -49,11 +49,16 @@ class Device:
         environ = {"MEMORY_PRESSURE_WATCH": str(self.root / "m")}
         return RunningDaemon(self.root / "state", *options, environ=environ)
 
+    def warm(self) -> Device:
+        """Let its daemon find what is kept of a first prediction."""
+        warm(self.root / "state")
+        return self
+
 
 @pytest.fixture(scope="module")
 def rarely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Device, RunningDaemon, socket.socket]]:
     """A daemon that samples once a minute by itself, and its service manager's end of the connection."""
-    device = Device(tmp_path_factory.mktemp("d"), RARELY)
+    device = Device(tmp_path_factory.mktemp("d"), RARELY).warm()
     with device.manager, device.daemon() as running:
         connection, _ = device.manager.accept()
         with connection:
@@ -86,6 +91,22 @@ def test_pressure_that_is_told_of_is_sampled_and_decided_on_at_once(
     running.until(lambda: allocation(running) == 0.3, 30)
     assert {each.name: each.events for each in sampling(running).sources}["pressure.memory"] == 1
     assert [event.kind for event in events(running) if event.kind == "pressure.memory"] == ["pressure.memory"]
+    acute = next(each for each in running.client.signals().signals if each.name == "pressure.memory.acute")
+    assert (acute.value, acute.source) == (1.0, str(device.root / "m"))
+
+
+def test_an_idle_worker_is_unloaded_when_tasks_lose_time_to_a_shortage_of_memory(
+    rarely: tuple[Device, RunningDaemon, socket.socket], photographs: dict[str, Path]
+) -> None:
+    _, running, manager = rarely
+    running.client.infer("imagenet", photographs["china"].read_bytes())
+
+    def unloaded() -> bool:
+        manager.sendall(b"pressure")  # a worker that has just answered is not taken away
+        return running.client.status().workers[0].pid is None
+
+    running.until(unloaded, 60, every_s=0.5)
+    assert "tasks lose time to a shortage of memory" in (running.client.status().workers[0].reason or "")
 
 
 def test_what_cannot_be_watched_is_told_once_with_the_reason(
