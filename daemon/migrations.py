@@ -217,3 +217,9 @@ def m012_history(db: Database) -> None:
     db.table("history").create_index(["first_s"])
     db.table("training_slices").create({"start_s": float, "end_s": float, "fine": int, "slice": str})
     db.table("training_slices").create_index(["end_s"])
+
+
+@MIGRATIONS()
+def m013_facts_without_a_switch(db: Database) -> None:
+    """Every job can run in the lean way: what is known of one no longer says so."""
+    db.execute("update job_facts set facts = json_remove(facts, '$.facts.unlean')")

@@ -24,7 +24,20 @@ def outline(job: JobView, task: TaskSpec, facts: JobFacts | None) -> JobOutline:
         left = (max(spec.resolutions),)
     elif spec.teacher is not Teacher.NONE:  # in the job's own order: what teaches the others comes before them
         left = left[:1]
-    return _outlined(job.id, spec, task, facts, left, in_hand, at)
+    taught_at = () if at.step > 0 or spec.together else _taught_at(spec, task, tuple(sorted(done, reverse=True)))
+    return _outlined(job.id, spec, task, facts, left, in_hand, at, taught_at)
+
+
+def _taught_at(spec: TrainSpec, task: TaskSpec, made: tuple[int, ...]) -> tuple[int, ...]:
+    """Where teachers have still to answer before the next rung: all once, and those anew that the job has made."""
+    sides = sides_on(task, spec.base or task.base)
+    match spec.teacher:
+        case Teacher.NONE:
+            return ()
+        case Teacher.FULL:
+            return () if any(side < max(sides) for side in made) else (max(sides),)
+        case Teacher.ENSEMBLE:
+            return made[-1:] or sides
 
 
 def usual_job(tasks: Iterable[TaskSpec]) -> JobOutline:
@@ -44,6 +57,7 @@ def _outlined(
     left: tuple[int, ...],
     in_hand: int | None,
     at: JobProgress,
+    taught_at: tuple[int, ...] = (),
 ) -> JobOutline:
     base = spec.base or task.base
     where = tuple((kind, given.where) for kind, given in sorted(spec.options.items()) if given.where is not None)
@@ -66,6 +80,6 @@ def _outlined(
         kept_from=at.kept_from,
         kept_bytes=at.kept_bytes,
         augmented=known.augmented,
-        unlean=known.unlean,
+        taught_at=taught_at,
         importance=known.importance,
     )

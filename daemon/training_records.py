@@ -62,7 +62,6 @@ class JobFacts(Frozen):
     train_images: int = Field(ge=1)
     validation_images: int = Field(ge=0)
     added: tuple[AddedLayer, ...] = Field((), description="layers that its patch kinds join to the base")
-    unlean: bool = Field(False, description="it cannot run in the lean way")
     augmented: bool = Field(False, description="inputs differ from epoch to epoch, so that no features can be kept")
     importance: tuple[tuple[str, float], ...] = Field(
         (), description="by tensor of the base: Fisher information at the start, for the order sparse"

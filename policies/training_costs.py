@@ -24,6 +24,7 @@ Precision = Literal["f32", "bf16"]
 # of memory. Under a plan with micro-batches it takes at most EVALUATION_FACTOR of these.
 EVALUATION_BATCH = 8
 EVALUATION_FACTOR = 2
+TEACHER_BATCH = 32  # images that a teacher answers at once
 
 
 class TensorKind(StrEnum):
@@ -183,7 +184,9 @@ class JobOutline(Frozen):
     )
     kept_bytes: int = Field(0, ge=0, description="what those take of the disk quota")
     augmented: bool = Field(False, description="inputs differ from epoch to epoch, so that no features can be kept")
-    unlean: bool = Field(False, description="the job cannot run in the lean way")
+    taught_at: tuple[int, ...] = Field(
+        (), description="resolutions at which teachers have still to answer all images before the rung's first step"
+    )
     importance: tuple[tuple[str, float], ...] = Field(
         (), description="by tensor of the base: Fisher information, for the order sparse"
     )

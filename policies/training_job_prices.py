@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from statistics import fmean
 
-from .training_costs import EVALUATION_BATCH, EVALUATION_FACTOR, JobOutline
+from .training_costs import EVALUATION_BATCH, EVALUATION_FACTOR, TEACHER_BATCH, JobOutline
 from .training_prices import Prices, StepPrice, Trained
 
 # Resident memory over the bytes of tensors, with the allocator settings of patchd's workers: blocks that are freed
@@ -19,7 +19,8 @@ SCORED_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """What a plan is predicted to take. `cost` spreads evaluations and the making of features over the steps."""
+    """What a plan is predicted to take. `cost` spreads over the steps what comes beside them: evaluations, the making of
+    features, a teacher's answers."""
 
     cost: float
     step_cpu_ms: float
@@ -57,6 +58,7 @@ class JobPrices:
             for seen in prices.costs.corrections
         }
         self._full_ms *= self._full_factor()
+        self._answers_ms = sum(self._answering_ms(side) for side in job.taught_at)
 
     def _full_factor(self) -> float:
         """Factor on full fine-tuning, which all costs are shares of: what its own way of running has shown.
@@ -89,8 +91,8 @@ class JobPrices:
         time, memory = self._correction(run) if corrected else (1.0, 1.0)
         micro, kept = min(self.batch, run.micro_batch or self.batch), run.keep_features
         own_ms = self._epoch_ms(price, micro, kept=kept) * time
-        if kept:
-            own_ms += self._making_ms(price, run.resolution) / self.job.epochs
+        making_ms = self._answers_ms + (self._making_ms(price, run.resolution) if kept else 0.0)
+        own_ms += making_ms / self.job.epochs
         passes = math.ceil(self.batch / micro)
         cpu_ms = price.time_ms(self.batch, passes, kept=kept, read_ms=self._read_ms) * time
         return Predicted(
@@ -151,6 +153,14 @@ class JobPrices:
         passes = math.ceil(images / EVALUATION_BATCH)
         written = price.feature_bytes * self.prices.costs.step.write_ms_per_byte
         return images * (price.frozen_image_ms + written) + passes * price.frozen_pass_ms
+
+    def _answering_ms(self, resolution: int) -> float:
+        """A teacher's answers on all training and validation images at its own resolution."""
+        images = self.job.train_images + self.job.validation_images
+        at = self.prices.at(resolution)
+        image_ms = at.input_ms + sum(unit.frozen_ms for unit in at.units)
+        pass_ms = sum(unit.frozen_call_ms for unit in at.units) + self.prices.costs.head.forward_ms
+        return images * image_ms + math.ceil(images / TEACHER_BATCH) * pass_ms
 
     def _correction(self, run: Run) -> tuple[float, float]:
         """Factors on time and memory that slices have shown: of this way of running, else of the others' mean.

@@ -84,7 +84,7 @@ class _Table:
         """The ways that are open to a level, whole batches first: plain before lean, without kept features first."""
         job = self._job
         for lean in (False, True):
-            if lean and (job.unlean or not self._prices.can_be_lean):
+            if lean and not self._prices.can_be_lean:
                 continue
             run = Run(resolution, lean)
             yield run

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...policies.errors import NotFoundError, PatchMismatchError, TrainingError
 from ...policies.task import Preprocessing
 from ...policies.teaching import RungInForce
+from ...policies.training_costs import TEACHER_BATCH
 from ..bases import Base
 from ..datasets import Sample, pixels
 from ..patched import PatchedNetwork
@@ -19,7 +20,6 @@ from ..patches import Patch, load_patch
 from .inputs import network_inputs
 from .kept import Kept
 
-BATCH = 32
 LOGITS = "logits"
 
 
@@ -75,7 +75,7 @@ class RungAnswers:
         patch = patch_of(self.rung, self._base)
         with PatchedNetwork(self._base).patched(patch) as network, torch.no_grad():
             while not self.complete:
-                batch = self._samples[self._done : self._done + BATCH]
+                batch = self._samples[self._done : self._done + TEACHER_BATCH]
                 images = pixels(batch, self.rung.resolution, self._preprocessing)
                 self._pieces.append(network(network_inputs(images, self._preprocessing, self._base.memory_format)))
                 self._done += len(batch)

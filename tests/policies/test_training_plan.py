@@ -155,7 +155,15 @@ def test_little_memory_makes_micro_batches_then_lean_gradients_then_biases_alone
     plans = [plan(cap) for cap in range(1_000_000, 40_000_000, 200_000)]
     assert any(plan.biases_only and plan.reach > 0 for plan in plans)
     assert any(plan.lean for plan in plans)
-    assert not any(lean.lean for lean in (plan(cap, unlean=True) for cap in range(1_000_000, 40_000_000, 2_000_000)))
+
+
+def test_a_teacher_s_answers_count_spread_over_the_epochs() -> None:
+    def cost(*sides: int, epochs: int = 4) -> float:
+        return made(1.0, COSTS, JobOutline(epochs=epochs, taught_at=sides), PlanLimits()).plan.cost
+
+    alone = cost()
+    assert alone < cost(96) < cost(224) < cost(224, 96)
+    assert cost(224, epochs=40) - cost(epochs=40) == pytest.approx((cost(224) - alone) / 10, rel=0.05)
 
 
 def test_features_are_kept_only_within_the_quota_and_where_inputs_stay_the_same() -> None:
