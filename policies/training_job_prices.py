@@ -19,8 +19,10 @@ SCORED_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """What a plan is predicted to take. `cost` spreads over the steps what comes beside them: evaluations, the making of
-    features, a teacher's answers."""
+    """What a plan is predicted to take.
+
+    `cost` spreads over the steps what comes beside them: evaluations, the making of features, a teacher's answers.
+    """
 
     cost: float
     step_cpu_ms: float

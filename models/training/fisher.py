@@ -18,9 +18,10 @@ from ...policies.task import Preprocessing
 from ..bases import Base
 from ..networks import features_of
 from .inputs import network_inputs, permutation
+from .optimiser import NamedAdam
 from .profiling_layout import layout, let_train
 
-HEAD_BATCH, HEAD_STEPS, HEAD_RATE = 32, 50, 5e-3
+HEAD_BATCH, HEAD_STEPS, HEAD_RATE, HEAD_DECAY = 32, 50, 5e-3, 1e-3
 FEWEST_IMAGES = 8  # whatever the time: gradients of fewer say nothing
 MOST_IMAGES = 64
 
@@ -88,9 +89,13 @@ def _fitted_head(features: Tensor, classes: Tensor, count: int) -> nn.Linear:
     head = nn.Linear(features.shape[1], count)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    adam = torch.optim.Adam(head.parameters(), HEAD_RATE, weight_decay=1e-3)
+    adam = NamedAdam()
+    for name, parameter in head.named_parameters():
+        adam.add(name, parameter, HEAD_RATE)
     for _ in range(HEAD_STEPS):
-        adam.zero_grad()
-        nn.functional.cross_entropy(head(features), classes).backward()  # type: ignore[no-untyped-call]
-        adam.step()
+        adam.clear_gradients()
+        size = head.weight.square().sum() + head.bias.square().sum()
+        loss = nn.functional.cross_entropy(head(features), classes) + 0.5 * HEAD_DECAY * size
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step(0, 1)
     return head.requires_grad_(False)

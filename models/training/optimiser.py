@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,51 +31,51 @@ LEARNING_RATES = {
     PatchKind.BASE_FRACTION: 5e-4,
 }
 
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # as the paper suggests
 _FIELDS = ("step", "exp_avg", "exp_avg_sq")
 
 
-class NamedAdam:
-    """Adam (Kingma and Ba 2015) whose parameters have names, so that its state can be kept and given back by them.
+@dataclass(slots=True)
+class _Moments:
+    """A parameter's state: steps taken, and the running means of its gradient and of that one's square."""
 
-    A parameter without a gradient is passed over and keeps its state.
+    step: Tensor  # float32 scalar
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+
+
+class NamedAdam:
+    """Adam (Kingma and Ba 2015, algorithm 1) over named parameters, whose state can be kept and given back by name.
+
+    A parameter without a gradient is passed over and keeps its state. Step for step and bit for bit what
+    `torch.optim.Adam` does, which is not used because making one imports torch's compiler: 71 MB that every training
+    worker would hold, more than most plans keep for their backward pass.
     """
 
     def __init__(self) -> None:
         self._parameters: dict[str, nn.Parameter] = {}
-        self._adam: torch.optim.Adam | None = None
+        self._rates: dict[str, float] = {}
+        self._moments: dict[str, _Moments] = {}
 
     def add(self, name: str, parameter: nn.Parameter, rate: float) -> None:
         """Take a parameter in; those that are in keep their state."""
-        self._parameters[name] = parameter
-        if self._adam is None:
-            self._adam = torch.optim.Adam([{"params": [parameter], "lr": rate, "base_lr": rate}], foreach=False)
-            return
-        # One group for each rate: a group for each parameter would cost more than all else in a step of the head.
-        for group in self._adam.param_groups:
-            if group["base_lr"] == rate:
-                group["params"].append(parameter)
-                return
-        self._adam.add_param_group({"params": [parameter], "lr": rate, "base_lr": rate})
+        self._parameters[name], self._rates[name] = parameter, rate
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over parameters and state as `state` gave them; what is not there stays as it is."""
         for name, parameter in self._parameters.items():
             if (saved := tensors.get(f"p.{name}")) is not None:
                 parameter.data.copy_(saved)
-            fields = {key: tensors.get(f"o.{key}.{name}") for key in _FIELDS}
-            state = {key: tensor.clone() for key, tensor in fields.items() if tensor is not None}
-            if self._adam is not None and len(state) == len(fields):
-                for key in ("exp_avg", "exp_avg_sq"):
-                    state[key] = torch.empty_like(parameter.data).copy_(state[key])
-                self._adam.state[parameter] = state
+            step, first, second = (tensors.get(f"o.{field}.{name}") for field in _FIELDS)
+            if step is not None and first is not None and second is not None:
+                moments = (torch.empty_like(parameter.data).copy_(moment) for moment in (first, second))
+                self._moments[name] = _Moments(step.clone(), *moments)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint must hold: parameters under `p.NAME`, the optimiser's state under `o.FIELD.NAME`."""
         tensors = {f"p.{name}": parameter.data for name, parameter in self._parameters.items()}
-        if self._adam is not None:
-            for name, parameter in self._parameters.items():
-                for key, value in self._adam.state.get(parameter, {}).items():
-                    tensors[f"o.{key}.{name}"] = value
+        for name, moments in self._moments.items():
+            tensors |= {f"o.{field}.{name}": getattr(moments, field) for field in _FIELDS}
         return tensors
 
     def clear_gradients(self) -> None:
@@ -92,9 +93,21 @@ class NamedAdam:
 
         The share of the rates given to `add` that it took comes back: the cosine's, times `rate`.
         """
-        assert self._adam is not None
         share = rate * 0.5 * (1.0 + math.cos(math.pi * number / total))
-        for group in self._adam.param_groups:
-            group["lr"] = group["base_lr"] * share
-        self._adam.step()
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                self._move(name, parameter, parameter.grad, self._rates[name] * share)
         return share
+
+    @torch.no_grad()
+    def _move(self, name: str, parameter: Tensor, gradient: Tensor, rate: float) -> None:
+        moments = self._moments.get(name)
+        if moments is None:
+            still = torch.zeros_like(parameter)
+            moments = self._moments[name] = _Moments(torch.zeros(()), still, still.clone())
+        moments.step += 1
+        steps = moments.step.item()
+        moments.exp_avg.lerp_(gradient, 1 - BETA1)
+        moments.exp_avg_sq.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        spread = (moments.exp_avg_sq.sqrt() / (1 - BETA2**steps) ** 0.5).add_(EPSILON)
+        parameter.addcdiv_(moments.exp_avg, spread, value=-rate / (1 - BETA1**steps))
