@@ -50,6 +50,7 @@ from .monitor.monitor import Monitor
 from .monitor.plugins import SignalPlugins
 from .monitor.slow import CHECK_S as CHECK_SLOW_S
 from .pace import Pace
+from .permissions import Permissions
 from .personalising_service import PersonalisingService
 from .policy_service import PolicyService
 from .posted_signals import PostedSignals
@@ -162,6 +163,7 @@ class Daemon:
             queue_limit=config.queue_limit,
             max_pixels=config.max_image_pixels,
         )
+        self.permissions = Permissions(self.policies, self.deciding, config.proc_root)
         stored_examples = ExampleStore(self.store)
         self.examples = ExampleService(
             stored_examples,
@@ -170,6 +172,7 @@ class Daemon:
             self.tasks,
             recent,
             self.inference.check_image,
+            self.permissions.check_examples,
         )
         self.training = TrainingService(
             self.store,
@@ -368,6 +371,7 @@ class Daemon:
             explaining=self.explaining,
             requests=self.requests,
             inference=self.inference,
+            permissions=self.permissions,
             training=self.training,
             bases=self.bases,
             account=self.account,

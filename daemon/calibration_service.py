@@ -17,6 +17,7 @@ from ..policies.cascade import Basis, Cascade, Price, RungId, missing
 from ..policies.drift import DriftState
 from ..policies.error_codes import error_from_code
 from ..policies.errors import BadInputError, ConflictError, NotFoundError, PatchdError
+from ..policies.promises import promise_for
 from .api.schemas import CalibrateCreate, CalibrationView, CascadePoints, CascadeState
 from .cascade_service import MOST_ROWS, CascadeService
 from .events import EventLog
@@ -97,7 +98,7 @@ class CalibrationService:
             )
         if create.from_requests:
             have = self._cascades.count_rows(task)
-            epsilon, delta = self._promise(create)
+            epsilon, delta = self._promise(task, create)
             if lacking := missing(have, epsilon, delta):
                 raise ConflictError(
                     f"Task '{task}' has {have} audited requests; {have + lacking} are needed to promise a loss of at "
@@ -157,11 +158,9 @@ class CalibrationService:
         """Plan anew, without new labels, what costs that changed or a drift have made wrong."""
         if (self._task is not None and not self._task.done()) or time.monotonic() < self._not_before_s:
             return
-        if not self._policies.policy.cascade.enabled:
-            return
         for task in self._tasks.ladders:
             state = self._cascades.state(task)
-            if state is None:
+            if state is None or not promise_for(self._policies.policy, task).enabled:
                 continue
             promise = {"epsilon": state.cascade.promise.epsilon, "delta": state.cascade.promise.delta}
             if state.drifted_since_s is not None:
@@ -217,15 +216,15 @@ class CalibrationService:
         finally:
             run.ended = True
 
-    def _promise(self, create: CalibrateCreate) -> tuple[float, float]:
-        """The epsilon and the delta asked for, else the policy's."""
-        policy = self._policies.policy.cascade
-        return create.epsilon or policy.epsilon, create.delta or policy.delta
+    def _promise(self, task: str, create: CalibrateCreate) -> tuple[float, float]:
+        """The epsilon and the delta asked for, else those of the policy for the task."""
+        asked = promise_for(self._policies.policy, task)
+        return create.epsilon or asked.epsilon, create.delta or asked.delta
 
     async def _ask(self, run: _Run, create: CalibrateCreate) -> tuple[Calibrate, Calibrated]:
         await self._inference.worker.measure_pool(run.task)
         old = self._cascades.state(run.task)
-        epsilon, delta = self._promise(create)
+        epsilon, delta = self._promise(run.task, create)
         rungs, rows = self._cascades.rows(run.task) if create.from_requests else (self._cascades.pool(run.task), ())
         decode_ms = None  # measured on the images
         if create.again or create.from_requests:

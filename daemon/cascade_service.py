@@ -14,6 +14,8 @@ from ..policies.cascade import Cascade, Row, RungId
 from ..policies.cascade_choice import AffordedCascade, afforded
 from ..policies.drift import calibrated_bound, describe, drifted, onset, update
 from ..policies.policy_tables import Cascades
+from ..policies.promises import too_weak
+from ..policies.restrictions import Restrictions
 from .api.schemas import CascadeAnswer, CascadeState, StageCount
 from .backlog import Backlog
 from .events import EventLog
@@ -35,6 +37,7 @@ class Plan:
     afforded: AffordedCascade | None = None
     stages: tuple[StageRef, ...] = ()
     audit: tuple[RungRef, ...] = ()
+    refused: str | None = None  # why the task's cascade is not passed, where the policy forbids it
 
 
 NOTHING = Plan()
@@ -124,11 +127,13 @@ class CascadeService:
 
     # predictions
 
-    def plan(self, task: str, allocation: float) -> Plan:
-        """What a prediction passes at this inference allocation; nothing where the policy wants no cascades."""
+    def plan(self, task: str, allocation: float, restricted: Restrictions) -> Plan:
+        """What a prediction passes at this inference allocation, under what restricts it; nothing without cascades."""
         policy = self._policies.policy.cascade
         if not policy.enabled:
             return NOTHING
+        if restricted.no_cascade is not None:
+            return Plan(refused=f"{restricted.no_cascade} switches cascades off")
         state = self.state(task)
         audit = self._audit(task, state, policy)
         if state is None or not state.in_force:
@@ -138,8 +143,10 @@ class CascadeService:
             allocation,
             shorten=policy.shorten,
             costs_ms=self._costs(task),
-            max_resolution=self._policies.policy.inference.max_resolution,
+            max_resolution=restricted.resolutions[1],
         )
+        if (weaker := too_weak(state.cascade.promise, run.promised, restricted)) is not None:
+            return Plan(audit=audit, refused=weaker)
         stages = tuple(
             StageRef(rung=self._ref(task, stage.rung), rule=stage.rule, cost_ms=stage.cost_ms) for stage in run.stages
         )

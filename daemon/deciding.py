@@ -9,10 +9,11 @@ from ..policies.choices import Choices
 from ..policies.decide import decide
 from ..policies.decision import Decision, RungDecision
 from ..policies.errors import UnavailableError
-from ..policies.ladder import choose_rung
+from ..policies.restrictions import FREE, Restrictions, of_task
 from ..policies.rules import PolicyState as RuleMemory
 from ..policies.rules import initial_state
 from ..policies.snapshot import Snapshot
+from ..policies.task_rungs import rung_for
 from ..policies.training_costs import TrainingSituation
 from ..policies.training_plan import Plans
 from ..policies.training_times import TrainingDay
@@ -133,26 +134,21 @@ class DecisionService:
             for listener in self._listeners:
                 listener(decision)
 
-    def rung(self, task: str, base: str | None = None) -> RungDecision:
+    def rung(self, task: str, base: str | None = None, caller: Restrictions = FREE) -> RungDecision:
         """The rung in force for a task that can answer.
 
-        Decided on the spot for a task added since the last tick, and among the rungs of another `base` than the
-        task's own. Raises NotFoundError when there is no such rung.
+        Decided on the spot for a task added since the last tick, among the rungs of another `base` than the task's
+        own, and for a caller that may have less. Raises NotFoundError when there is no such rung.
         """
-        decision = self.current
+        decision, decided = self.current, None
         if decision is not None and base in (None, self._tasks.task(task).base):
-            for rung in decision.rungs:
-                if rung.task == task:
-                    return rung
-        inference = self._policies.policy.inference
-        allocation = 1.0 if decision is None else decision.inference.value
-        return choose_rung(
-            self._tasks.ladder(task, base),
-            allocation,
-            min_resolution=inference.min_resolution,
-            max_resolution=inference.max_resolution,
-            slowdown=1.0 if decision is None else decision.slowed_by,
-        )
+            decided = next((rung for rung in decision.rungs if rung.task == task), None)
+        device, slowdown = (1.0, 1.0) if decision is None else (decision.inference.value, decision.slowed_by)
+        return rung_for(self._tasks.ladder(task, base), decided, device, self.restrictions(task), caller, slowdown)
+
+    def restrictions(self, task: str) -> Restrictions:
+        """What the policy and the rules that match now take away from all requests to a task."""
+        return of_task(self._policies.policy, () if self.current is None else self.current.caps, task)
 
     def in_force(self) -> Stored | None:
         """The decision in force as of the last sample, with all that it rests on; None before the first."""
@@ -161,7 +157,7 @@ class DecisionService:
         return self._with_grounds(self.current, self.snapshot)
 
     def _with_grounds(self, decision: Decision, snapshot: Snapshot) -> Stored:
-        rules = verdicts(self._policies.policy, snapshot, self.memory)
+        rules = verdicts(self._policies.policy, snapshot, self.memory, self._today(snapshot.time_s).local)
         return Stored(decision, snapshot, self._policies.state, rules)
 
     # traces

@@ -23,6 +23,7 @@ from .task_service import TaskService
 
 DAY_S = 86_400.0
 CheckImage = Callable[[str, bytes, str], Awaitable[None]]  # task, image, client
+CheckPermitted = Callable[[str, Caller], None]
 
 
 class ExampleService:
@@ -36,10 +37,14 @@ class ExampleService:
         tasks: TaskService,
         recent: RecentImages,
         check_image: CheckImage,
+        check_permitted: CheckPermitted,
     ) -> None:
-        """Finish what a crash left half done. `check_image` raises BadInputError for what cannot be decoded."""
+        """Finish what a crash left half done. `check_image` raises BadInputError for what cannot be decoded.
+
+        `check_permitted` raises ForbiddenError where the policy's sections or rules take no examples.
+        """
         self._store, self._events, self._policies, self._tasks = store, events, policies, tasks
-        self._recent, self._check_image = recent, check_image
+        self._recent, self._check_image, self._check_permitted = recent, check_image, check_permitted
         self._writing = asyncio.Lock()
         self._consent = self._rules.consent
         strays = store.mend(tasks.tasks)
@@ -133,6 +138,7 @@ class ExampleService:
                 f"The policy '{self._policies.state.name}' does not let applications hand over examples.",
                 hint="The operator allows it with consent = true in the table [examples] of the policy.",
             )
+        self._check_permitted(task, caller)
         if caller.uid is None:
             raise ForbiddenError(
                 "An unknown caller may not hand over examples.", hint="Use the Unix socket, where the kernel tells who."
@@ -278,8 +284,9 @@ class ExampleService:
         self._events.emit("examples.consent", f"Applications {now} hand over examples; {kept}.", consent=self._consent)
 
     def usable(self, task: str) -> tuple[ExampleFile, ...]:
-        """What training may learn from now, oldest first; nothing without consent."""
-        if not self._rules.consent:
+        """What training may learn from now, oldest first; nothing without consent, or where the task takes none."""
+        section = self._policies.policy.task.get(task)
+        if not self._rules.consent or (section is not None and not section.examples):
             return ()
         now_s = time.time()
         return tuple(

@@ -129,13 +129,15 @@ class ExplainService:
             state = self._cascades.state(rung.task) if task in (None, rung.task) else None
             if state is None:
                 continue
-            plan = self._cascades.plan(rung.task, decision.inference.value)
+            restricted = self._deciding.restrictions(rung.task)
+            plan = self._cascades.plan(rung.task, restricted.allocation(decision.inference.value), restricted)
             standing = "is in force" if state.in_force else "is out of force"
             said = [f"It {standing}: {state.reason}."]
             if plan.afforded is not None:
                 said.append(f"At this inference allocation: {plan.afforded.text}.")
             elif state.in_force:
-                said.append("The policy has cascades switched off, so one rung answers.")
+                why = plan.refused or "the policy has cascades switched off"
+                said.append(f"One rung answers: {why}.")
             told.append(
                 Section(key=f"cascade:{rung.task}", heading=f"Cascade of task {rung.task}", sentences=tuple(said))
             )

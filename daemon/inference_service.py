@@ -22,7 +22,9 @@ from ..policies.errors import (
     WorkerCrashedError,
 )
 from ..policies.ladder import cheapest_at_least
+from ..policies.restrictions import FREE, Restrictions
 from ..policies.task import TaskSpec
+from ..policies.task_rungs import check_may_ask
 from .api.explain_schemas import Reason
 from .api.schemas import (
     Form,
@@ -69,7 +71,7 @@ class Wish:
 
     `min_accuracy` is a share of held-out data answered rightly, `deadline_ms` counts from the request's arrival,
     `client` names who asks, so that one caller cannot crowd out the others; `uid` is the user that it runs as, and
-    `pid` its process.
+    `pid` its process. `restricted` is what the policy takes away from it as an application.
     """
 
     top_k: int = 5
@@ -81,6 +83,7 @@ class Wish:
     client: str = ""
     uid: int | None = None
     pid: int | None = None
+    restricted: Restrictions = FREE
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ class InferenceService:
         finally:
             self._held[client] -= 1
             self._held += Counter()  # forgets clients that hold nothing
-            self.worker.last_used_s = time.monotonic()
+            self.worker.used(task)
 
     @property
     def waiting(self) -> int:
@@ -215,10 +218,11 @@ class InferenceService:
         start_ms = await asyncio.shield(self.worker.ensure(base, spec.bases[base]))
         route = self._route(task, given, wish)
         decision = self._deciding.current
-        allocation = 1.0 if decision is None else decision.inference.value
+        restricted = self._deciding.restrictions(task).and_also(wish.restricted)
+        allocation = restricted.allocation(1.0 if decision is None else decision.inference.value)
         slowed_by = 1.0 if decision is None else decision.slowed_by
         may_pass = route.reason == "decision" and wish.cascade and wish.base is None
-        plan = self._cascades.plan(task, allocation) if may_pass else NOTHING
+        plan = self._cascades.plan(task, allocation, restricted) if may_pass else NOTHING
         sent = time.perf_counter()
         spare_ms = None if wish.deadline_ms is None else wish.deadline_ms - (sent - began) * 1e3
         request = InferRequest(
@@ -251,7 +255,7 @@ class InferenceService:
             why = f"{rung.base} at {rung.resolution} px, {passed.text if passed else route.why}"
         else:
             rung = next(each for each in (route.rung, *route.smaller) if each.resolution == result.resolution)
-            why = route.why
+            why = route.why if plan.refused is None else f"{route.why}; {plan.refused}"
             if rung is not route.rung:
                 reason, why = "domain", _by_domain(rung.resolution, result.image_size, route.why)
         now = time.perf_counter()
@@ -295,31 +299,38 @@ class InferenceService:
         return answer
 
     def _route(self, task: str, given: Input, wish: Wish) -> _Route:
-        """The rung for this input: the caller's wish, the input's own domain, else the decision in force."""
+        """The rung for this input: the caller's wish, the input's own domain, else the decision in force.
+
+        Raises ForbiddenError where the caller wishes for what the policy does not allow it.
+        """
         base, resolution = wish.base, wish.resolution
         asked = "" if base is None else f"{base}, for which the caller asked; "
         if given.form == "input":
             side = given.shape[-1] if given.shape else 0
             if resolution is not None and resolution != side:
                 raise BadInputError(f"The tensor is {side} px wide, but resolution {resolution} was asked for.")
-            why = f"{asked}the input already has the form of the {side} px rung"
-            return _Route(self._tasks.rung_ref(task, side, base), why, "input")
+            rung = self._tasks.rung_ref(task, side, base)
+            check_may_ask(self._tasks.ladder(task, base), side, wish.restricted)
+            return _Route(rung, f"{asked}the input already has the form of the {side} px rung", "input")
         if resolution is not None:
-            why = f"{asked}the caller asked for this resolution"
-            return _Route(self._tasks.rung_ref(task, resolution, base), why, "resolution")
+            rung = self._tasks.rung_ref(task, resolution, base)
+            check_may_ask(self._tasks.ladder(task, base), resolution, wish.restricted)
+            return _Route(rung, f"{asked}the caller asked for this resolution", "resolution")
         if wish.min_accuracy is not None:
             chosen = cheapest_at_least(self._tasks.ladder(task, base), wish.min_accuracy)
+            check_may_ask(self._tasks.ladder(task, base), chosen.resolution, wish.restricted)
             return _Route(
                 self._tasks.rung_ref(task, chosen.resolution, base),
                 f"{asked}{chosen.resolution} px: the cheapest rung whose accuracy of {chosen.accuracy:.1%} is at least "
                 f"the {wish.min_accuracy:.1%} that the caller asked for",
                 "accuracy",
             )
-        decided = self._deciding.rung(task, base)
+        decided = self._deciding.rung(task, base, wish.restricted)
+        least = wish.restricted.resolutions[0] or 0
         smaller = tuple(
             self._tasks.rung_ref(task, candidate.rung.resolution, base)
             for candidate in decided.candidates
-            if candidate.fits and candidate.rung.resolution < decided.resolution
+            if candidate.fits and least <= candidate.rung.resolution < decided.resolution
         )
         rung = self._tasks.rung_ref(task, decided.resolution, base)
         return _Route(rung, f"{asked}{decided.text}", "decision", smaller)
@@ -328,7 +339,7 @@ class InferenceService:
         """Start the worker and measure what is unmeasured, before the first request needs it. Raises NotFoundError."""
         spec = self._tasks.task(task)
         await asyncio.shield(self.worker.ensure(spec.base, spec.resolutions))
-        self.worker.last_used_s = time.monotonic()
+        self.worker.used(task)
 
     @property
     def decode_ms(self) -> float | None:

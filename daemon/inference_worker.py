@@ -12,6 +12,7 @@ from typing import Literal
 from ..policies.decision import Rung
 from ..policies.error_codes import error_from_code
 from ..policies.errors import WorkerCrashedError
+from ..policies.keep_alive import why_unload
 from ..policies.threads import free_threads
 from .api.schemas import CALIBRATION_REPEATS, CostView, WorkerStatus
 from .deciding import DecisionService
@@ -71,8 +72,12 @@ class InferenceWorker:
         self._profiled_busy = False
         self._expected_exit = False
         self.bases_used: set[str] = set()  # by the process that runs: what it has loaded
-        self.last_used_s = time.monotonic()
+        self._last_used_s = {"": time.monotonic()}  # by task, and of all other uses under no name
         self.unloaded: str | None = None  # why the worker is not loaded, in words
+
+    def used(self, task: str = "") -> None:
+        """It has just been of use: for a task, or for something else."""
+        self._last_used_s[task] = time.monotonic()
 
     def new_id(self) -> int:
         """An id that no other request has."""
@@ -101,9 +106,9 @@ class InferenceWorker:
         The worker loads each of these bases and keeps it. Raises NotFoundError, UnavailableError or WorkerCrashedError.
         """
         for base in dict.fromkeys(rung.base for rung in self._tasks.pool(task)):
-            self.last_used_s = time.monotonic()
+            self.used()
             await asyncio.shield(self.ensure(base, self._tasks.task(task).bases[base]))
-        self.last_used_s = time.monotonic()
+        self.used()
         return self._tasks.pool(task)
 
     async def _measure(self, base: str, resolutions: Sequence[int], repeats: int) -> None:
@@ -228,16 +233,19 @@ class InferenceWorker:
         """Stop a worker that nothing is asked of, after the policy's keep-alive or because memory is short."""
         if not self._worker.running or self._in_flight() or self._at_work():
             return
-        policy, snapshot = self._policies.policy.inference, self._deciding.snapshot
-        idle_s = time.monotonic() - self.last_used_s
+        policy, snapshot, decision = self._policies.policy, self._deciding.snapshot, self._deciding.current
+        now = time.monotonic()
+        idle = {task: now - last for task, last in self._last_used_s.items()}
+        why = why_unload(policy, () if decision is None else decision.caps, idle)
         memory = None if snapshot is None else snapshot.memory
         available = 1.0 if memory is None else memory.available_bytes / memory.total_bytes
         short_of_memory = snapshot is not None and snapshot.pressure.memory_acute
-        if idle_s >= policy.keep_alive_s:
-            self.unloaded = f"idle for {idle_s:.0f} s"
-        elif available < policy.unload_memory_below and idle_s >= SHORT_OF_MEMORY_IDLE_S:
+        floor, idle_s = policy.inference.unload_memory_below, min(idle.values())
+        if why is not None:
+            self.unloaded = why
+        elif available < floor and idle_s >= SHORT_OF_MEMORY_IDLE_S:
             self.unloaded = f"memory pressure: {available:.1%} of the memory is available"
-        elif short_of_memory and policy.unload_memory_below > 0 and idle_s >= SHORT_OF_MEMORY_IDLE_S:
+        elif short_of_memory and floor > 0 and idle_s >= SHORT_OF_MEMORY_IDLE_S:
             self.unloaded = "memory pressure: tasks lose time to a shortage of memory"
         else:
             return

@@ -19,6 +19,7 @@ from .export_service import ExportService
 from .history_service import HistoryService
 from .inference_service import InferenceService
 from .monitor.monitor import Monitor
+from .permissions import Permissions
 from .policy_service import PolicyService
 from .posted_signals import PostedSignals
 from .request_log import RequestLog
@@ -42,6 +43,7 @@ class Services:
     explaining: ExplainService
     requests: RequestLog
     inference: InferenceService
+    permissions: Permissions
     training: TrainingService
     bases: BaseService
     account: TrainingAccount

@@ -8,6 +8,7 @@ import pwd
 import socket
 import stat
 import struct
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,7 @@ class Caller:
     uid: int | None
     gid: int | None
     user: str
+    connected_s: float | None = None  # since the machine's start, CLOCK_BOOTTIME
 
     @classmethod
     def of(cls, sock: socket.socket) -> Caller:
@@ -143,7 +145,7 @@ class Caller:
             user = pwd.getpwuid(uid).pw_name
         except KeyError:
             user = f"user {uid}"
-        return cls(pid, uid, gid, user)
+        return cls(pid, uid, gid, user, time.clock_gettime(time.CLOCK_BOOTTIME))
 
     @classmethod
     def unknown(cls) -> Caller:

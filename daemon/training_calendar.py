@@ -19,7 +19,7 @@ from ..policies.errors import PatchdError
 from ..policies.policy_tables import Retrain
 from ..policies.task import TrainSpec
 from ..policies.training_times import next_boundary
-from ..policies.windows import WeeklyTime
+from ..policies.windows import WeeklyTime, next_change
 from .events import EventLog
 from .policy_service import PolicyService
 from .task_service import TaskService
@@ -57,8 +57,10 @@ class TrainingCalendar:
     # the windows' bounds
 
     def next_boundary(self) -> datetime | None:
-        """When the clock alone next changes whether training may run; None for never."""
-        return next_boundary(self._policies.policy.training, self._now())
+        """When the clock alone next changes what the policy allows, training or a rule's window; None for never."""
+        policy, now = self._policies.policy, self._now()
+        changes = [next_change(rule.parsed_windows, now) for rule in policy.rule if rule.windows]
+        return min((each for each in (next_boundary(policy.training, now), *changes) if each is not None), default=None)
 
     def _set_boundary(self) -> None:
         bound = self.next_boundary()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 
 from ..policies.errors import ConflictError, NotFoundError
+from ..policies.policy import Policy
+from ..policies.restrictions import training_forbidden
 from ..policies.task import JobState
 from .api.schemas import JobView
 from .backlog import Backlog
@@ -75,9 +77,13 @@ class TrainingJobs:
             raise ConflictError(f"Job {job_id} has ended: {job.state}.")
         return job
 
-    def next(self, active: str | None) -> JobView | None:
+    def next(self, active: str | None, policy: Policy) -> JobView | None:
         """The job to train now: the one in hand while it may go on, else the oldest that may."""
-        runnable = [job for job in self._jobs.values() if job.state in RUNNABLE]
+        runnable = [
+            job
+            for job in self._jobs.values()
+            if job.state in RUNNABLE and training_forbidden(policy, job.spec.tasks) is None
+        ]
         in_hand = [job for job in runnable if job.id == active]
         return next(iter(in_hand or runnable), None)
 

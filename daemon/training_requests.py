@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..policies.base_version import sides_on
-from ..policies.errors import BadInputError
+from ..policies.errors import BadInputError, ForbiddenError
 from ..policies.examples import ExampleFile, enough_alone
 from ..policies.labels import imagenet_labels
 from ..policies.task import PatchKind, TaskSpec, Teacher, TrainSpec
@@ -89,3 +89,12 @@ def _taught(spec: TrainSpec, task: TaskSpec, sides: tuple[int, ...], *, whole: b
     if teacher is not Teacher.NONE:
         asked = tuple(sorted(asked, reverse=True))  # what teaches is trained first
     return spec.model_copy(update={"teacher": teacher, "resolutions": asked})
+
+
+def check_trainable(forbidden: str | None, tasks: Sequence[str]) -> None:
+    """Raise ForbiddenError where the policy does not permit one of the tasks to be trained."""
+    if forbidden is not None:
+        raise ForbiddenError(
+            f"{forbidden[:1].upper()}{forbidden[1:]} (asked for: {', '.join(tasks)}).",
+            hint="The operator changes that in the policy: training = true.",
+        )

@@ -18,6 +18,7 @@ from typing import Literal
 from ..policies.base_name import packaged
 from ..policies.decision import TrainingPlan
 from ..policies.errors import ConflictError, PatchdError, StateError, UnavailableError
+from ..policies.restrictions import training_forbidden
 from ..policies.snapshot import Snapshot
 from ..policies.task import JobProgress, JobState, PatchMetadata, TrainSpec
 from ..policies.threads import free_threads
@@ -39,7 +40,7 @@ from .training_measuring import Measurements, Request
 from .training_meter import TrainingMeter
 from .training_outlook import TrainingOutlook
 from .training_records import PlanReport
-from .training_requests import checked
+from .training_requests import check_trainable, checked
 from .training_results import TrainingResults
 from .training_together import TrainingTogether, checked_together
 from .training_waiting import plan_in_force, waiting_for, why_not
@@ -126,8 +127,9 @@ class TrainingService:
     # what callers ask for
 
     def submit(self, spec: TrainSpec) -> JobView:
-        """Queue a job. Raises NotFoundError, BadInputError or ConflictError."""
+        """Queue a job. Raises NotFoundError, BadInputError, ForbiddenError or ConflictError."""
         task = self._tasks.task(spec.task)
+        check_trainable(training_forbidden(self._policies.policy, spec.tasks), spec.tasks)
         if spec.together:
             tasks = [task, *map(self._tasks.task, spec.together)]
             spec = checked_together(spec, tasks, self._policies.policy.training.max_fraction)
@@ -158,7 +160,7 @@ class TrainingService:
         """A job by id, with why it waits. Raises NotFoundError."""
         job, decision = self.records.get(job_id), self._deciding.current
         told: dict[str, object] = {
-            "waiting": waiting_for(job, decision, self._active),
+            "waiting": waiting_for(job, decision, self._active, self._policies.policy),
             "use": self._account.of_job(job_id),
             "plans_run": self._outlook.notes(job_id).plans_run,
             "memory_cap_bytes": self._outlook.notes(job_id).memory_cap_bytes,
@@ -228,7 +230,7 @@ class TrainingService:
         """Whether the worker lives, or a job is about to run or to be measured for."""
         if self._worker.pid is not None or self._measurements.asked is not None:
             return True
-        job, decision = self.records.next(self._active), self._deciding.current
+        job, decision = self.records.next(self._active, self._policies.policy), self._deciding.current
         return job is not None and why_not(job, plan_in_force(decision), decision) is None
 
     @property
@@ -273,7 +275,7 @@ class TrainingService:
         if (asked := self._measurements.asked) is not None:
             await self._measure(asked)
             return
-        job = self.records.next(self._active)
+        job = self.records.next(self._active, self._policies.policy)
         if job is None:
             if self._worker.running:
                 self._active, self._expected_exit = None, True
@@ -379,7 +381,10 @@ class TrainingService:
     def _situation(self, snapshot: Snapshot) -> TrainingSituation:
         """What the plan is decided for; asked for at every turn of the decision loop."""
         return self._outlook.situation(
-            self.records.next(self._active), self._slice_threads, snapshot, self._policies.policy
+            self.records.next(self._active, self._policies.policy),
+            self._slice_threads,
+            snapshot,
+            self._policies.policy,
         )
 
     def costs(self) -> TrainingProfile:
@@ -387,9 +392,12 @@ class TrainingService:
         return self._costs.view()
 
     def _outdated(self) -> bool:
-        """Whether the worker has to be told anew: of a rung not yet registered, or what it may learn from."""
+        """Whether the worker has to be told anew: of a rung not yet registered, or what it may learn from or train."""
         job = self.records.find(self._active)
-        return self._untold or (job is not None and self._examples.changed(job))
+        if job is None:
+            return self._untold
+        forbidden = training_forbidden(self._policies.policy, job.spec.tasks)
+        return self._untold or forbidden is not None or self._examples.changed(job)
 
     def _checkpoint_dir(self, job_id: str) -> Path:
         """The job's own directory, made where it is missing. Raises StateError."""

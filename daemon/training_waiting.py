@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ..policies.decision import Decision, TrainingPlan
+from ..policies.policy import Policy
+from ..policies.restrictions import training_forbidden
 from ..policies.task import JobState, PatchKind, only_statistics
 from ..policies.training_plan import HEAD_ONLY
 from .api.schemas import JobView
@@ -17,12 +19,14 @@ def plan_in_force(decision: Decision | None) -> TrainingPlan:
     return PAUSED if decision is None or decision.times.hindrances else decision.plan.plan
 
 
-def waiting_for(job: JobView, decision: Decision | None, active: str | None) -> str | None:
+def waiting_for(job: JobView, decision: Decision | None, active: str | None, policy: Policy) -> str | None:
     """What a job waits for, while job `active` is in hand; None when it trains or has ended."""
     if job.state in FINAL:
         return None
     if job.state is JobState.PAUSED:
         return "paused by request"
+    if (forbidden := training_forbidden(policy, job.spec.tasks)) is not None:
+        return forbidden
     if decision is None:
         return "nothing has been decided yet"
     if (why := why_not(job, plan_in_force(decision), decision)) is not None:

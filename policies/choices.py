@@ -9,6 +9,7 @@ from functools import partial
 from .decision import AllocationDecision, Ladder, RungDecision
 from .dwelling import RungHold, settle
 from .ladder import choose_rung
+from .restrictions import FREE, Restrictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,22 @@ class Terms:
         )
 
 
+def _terms(inference: AllocationDecision, restricted: Restrictions, slowdown: float) -> tuple[Terms, Terms, Terms]:
+    """For what is in force, for what the rules ask for, and for what it falls to if conditions that wait hold on."""
+    ahead = inference.value if inference.ahead is None else inference.ahead
+    low, high = restricted.resolutions
+
+    def at(device: float) -> Terms:
+        return Terms(restricted.allocation(device), low, high, slowdown)
+
+    return at(inference.value), at(inference.target), at(ahead)
+
+
+def _told(rung: RungDecision, restrictions: tuple[str, ...]) -> RungDecision:
+    """The choice with what restricted it beside the device's allocation."""
+    return rung.model_copy(update={"text": "; ".join((rung.text, *restrictions))}) if restrictions else rung
+
+
 class Choices:
     """Remembers what was chosen in the last turn; what is chosen does not depend on it."""
 
@@ -43,27 +60,23 @@ class Choices:
         inference: AllocationDecision,
         holds: dict[str, RungHold],
         now: float,
-        *,
-        min_resolution: int | None = None,
-        max_resolution: int | None = None,
+        device: Restrictions = FREE,
+        tasks: Mapping[str, Restrictions] | None = None,
         slowdown: float = 1.0,
     ) -> tuple[tuple[RungDecision, ...], dict[str, RungHold]]:
-        """The rung of each ladder, by name of the task, and what to remember of them."""
-        in_force, wanted, expected = (
-            Terms(allocation, min_resolution, max_resolution, slowdown)
-            for allocation in (
-                inference.value,
-                inference.target,
-                inference.value if inference.ahead is None else inference.ahead,
-            )
-        )
+        """The rung of each ladder, by name of the task, and what to remember of them.
+
+        `device` restricts all tasks, `tasks` those that it names, with what `device` restricts in it.
+        """
         before, self._made = self._made, {}
         rungs, after = [], {}
         for name, ladder in sorted(ladders.items()):
+            restricted = (tasks or {}).get(name, device)
+            in_force, wanted, expected = _terms(inference, restricted, slowdown)
             afforded = self._choose(in_force, name, ladder, before)
             asked = afforded if wanted == in_force else self._choose(wanted, name, ladder, before)
             rung, after[name] = settle(holds.get(name), afforded, asked, partial(expected.choose, ladder), now)
-            rungs.append(rung)
+            rungs.append(_told(rung, restricted.in_words(inference.value)))
         same = len(after) == len(holds) and all(holds.get(name) is hold for name, hold in after.items())
         return tuple(rungs), holds if same else after
 

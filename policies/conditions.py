@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from .added_signals import NAME_RULE, claims_to_be_added
-from .policy_tables import Number
-from .signals import SIGNALS, signal_spec
+from .curves import Curve, Drawn, Fixed, Level, level_kind
+from .known_signals import known_signal
+from .policy_tables import Number, WindowText
+from .sections import CascadeCaps, Pixels
+from .signals import SIGNALS
 from .snapshot import Frozen
+from .windows import Window, windows_of
 
 DEFAULT_BAND = 0.1  # a missing leave threshold lies this share of the enter threshold away
 
@@ -28,12 +31,7 @@ class Condition(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Condition:
-        spec = signal_spec(self.signal)
-        if spec is None and claims_to_be_added(self.signal):
-            raise ValueError(f"'{self.signal}' is no name of an added signal: {NAME_RULE}")
-        if spec is None:
-            near = difflib.get_close_matches(self.signal, SIGNALS, 1)
-            raise ValueError(f"unknown signal '{self.signal}'" + (f", did you mean '{near[0]}'?" if near else ""))
+        spec = known_signal(self.signal)
         given = [self.above is not None, self.below is not None, self.equals is not None]
         if sum(given) != 1:
             raise ValueError("give exactly one of above, below and is")
@@ -65,16 +63,49 @@ class Condition(Frozen):
         return min(1.0, leave) if spec is not None and spec.unit == "share" else leave
 
 
+Forbidden = Annotated[Literal[False], Tag("permission")]
+
+
+def _training_kind(value: object) -> str:
+    return "permission" if isinstance(value, bool) else level_kind(value)
+
+
 class Rule(Frozen):
-    """One `[[rule]]`: while all its conditions hold, the allocations are at most these."""
+    """One `[[rule]]`: while its conditions hold and one of its windows is open, nothing is more than it says."""
 
     name: str = Field(min_length=1)
-    when: tuple[Condition, ...] = Field(min_length=1)
-    inference: Number | None = Field(None, ge=0, le=1)
-    training: Number | None = Field(None, ge=0, le=1)
+    when: tuple[Condition, ...] = Field((), description="conditions on signals, all of which must hold")
+    windows: tuple[WindowText, ...] = Field(
+        (), description="local times at which it counts, such as 'mon-fri 08:00-18:00'; empty: at all times"
+    )
+    inference: Level | None = Field(None, description="inference allocation at most: a number or a curve")
+    training: Annotated[Fixed | Drawn | Forbidden, Discriminator(_training_kind)] | None = Field(
+        None, description="training allocation at most: a number or a curve; false: training is not permitted"
+    )
+    max_resolution: Pixels | None = Field(None, description="pixels; rungs above are not used")
+    memory_bytes: Number | None = Field(None, ge=0, description="a training step takes at most this, beside the base")
+    max_minutes_per_day: Number | None = Field(
+        None, gt=0, le=100_000, description="processor minutes that training may have used of a local day"
+    )
+    keep_alive_s: Number | None = Field(None, gt=0, description="an inference worker idle for so long is unloaded")
+    examples: bool = Field(True, strict=True, description="false: applications may not hand over examples")
+    cascade: CascadeCaps = CascadeCaps()
 
     @model_validator(mode="after")
     def _useful(self) -> Rule:
-        if self.inference is None and self.training is None:
-            raise ValueError("give at least one of inference and training")
+        if not self.when and not self.windows and not any(self.curves):
+            raise ValueError("say when it counts: give when or windows")
+        if not self.model_fields_set - {"name", "when", "windows"}:
+            raise ValueError("say what it restricts: give at least one of inference and training, or another result")
         return self
+
+    @property
+    def parsed_windows(self) -> tuple[Window, ...]:
+        """The windows as spans of the wall clock."""
+        return windows_of(self.windows)
+
+    @property
+    def curves(self) -> tuple[tuple[str, Curve], ...]:
+        """The allocations that are curves, by name."""
+        results = (("inference", self.inference), ("training", self.training))
+        return tuple((name, level) for name, level in results if isinstance(level, Curve))

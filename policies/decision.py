@@ -41,6 +41,29 @@ class AllocationDecision(Frozen):
     reasons: tuple[Reason, ...]
 
 
+class CapKey(StrEnum):
+    """What a matching rule may restrict beside the two allocations."""
+
+    MAX_RESOLUTION = "max_resolution"
+    KEEP_ALIVE_S = "keep_alive_s"
+    MEMORY_BYTES = "memory_bytes"
+    MAX_MINUTES_PER_DAY = "max_minutes_per_day"
+    TRAINING = "training"
+    EXAMPLES = "examples"
+    CASCADE = "cascade"
+    EPSILON = "epsilon"
+    DELTA = "delta"
+
+
+class Cap(Frozen):
+    """One thing that matching rules restrict further than the policy's tables do."""
+
+    key: CapKey
+    value: float = Field(description="the bound; 0 of a permission or a switch that is taken away")
+    rule: str = Field(description="the rule that restricts it most")
+    reasons: tuple[Reason, ...] = Field(description="of all matching rules that restrict it, the winner first")
+
+
 class Rung(Frozen):
     """One patch of a task for one resolution, with measured cost and accuracy where they have been measured."""
 
@@ -167,6 +190,7 @@ class Decision(Frozen):
     plan: TrainingDecision
     slowdown: SlowdownDecision | None = Field(None, description="absent where the policy does not ask for it")
     times: TrainingTimes = Field(TrainingTimes(), description="whether the policy lets training run at this moment")
+    caps: tuple[Cap, ...] = Field((), description="what matching rules restrict beside the two allocations")
     changed: tuple[str, ...] = Field((), description="what differs from the decision before it, in words")
 
     @property

@@ -35,7 +35,7 @@ def sections(
     if decision.slowdown is not None:
         paced = _capitalised(f"{decision.slowdown.text}.")
         told.append(Section(key="slowdown", heading="What predictions take", sentences=(paced,)))
-    told += [_task(rung) for rung in rungs]
+    told += [*_caps(decision), *(_task(rung) for rung in rungs)]
     if task is None:
         told += [_allocation("training", decision.training, rules is not None), _plan(decision), *_times(decision)]
     return (*told, _signals(snapshot))
@@ -104,6 +104,12 @@ def _allocation(name: str, allocation: AllocationDecision, rules_told: bool) -> 
         sentences=(f"It is {allocation.value:.2f}{asked}.",),
         items=tuple(_capitalised(f"{reason.text}.") for reason in reasons),
     )
+
+
+def _caps(decision: Decision) -> list[Section]:
+    """What rules restrict beside the allocations, each with all rules that do."""
+    items = tuple(_capitalised(f"{reason.text}.") for cap in decision.caps for reason in cap.reasons)
+    return [Section(key="caps", heading="What rules restrict besides", items=items)] if items else []
 
 
 def _task(rung: RungDecision) -> Section:

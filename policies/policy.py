@@ -13,7 +13,9 @@ from .errors import PolicyError
 from .policy_layers import Layer, Merged, Origin, Read, gather
 from .policy_mistakes import MistakeAtError, explain_mistakes
 from .policy_tables import Cascades, Examples, Head, Inference, Retrain, Training
+from .sections import ApplicationName, ApplicationSection, TaskSection
 from .snapshot import Frozen
+from .task import Name
 from .toml_source import Path
 
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -28,6 +30,10 @@ class Policy(Frozen):
     cascade: Cascades = Cascades()
     examples: Examples = Examples()
     rule: tuple[Rule, ...] = ()
+    task: dict[Name, TaskSection] = Field(default_factory=dict, description="[task.NAME]: what one task may at most")
+    application: dict[ApplicationName, ApplicationSection] = Field(
+        default_factory=dict, description="[application.NAME]: what one application may at most"
+    )
     retrain: tuple[Retrain, ...] = ()
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ def explain_mistakes(
     """The first of pydantic's complaints about `data`, and how many more there are."""
     problems = error.errors(include_url=False)
     first, more = problems[0], len(problems) - 1
-    path = _in_file(tuple(first["loc"]), data)
+    path = _in_file(tuple(first["loc"]), data, absent=first["type"] in ("missing", "extra_forbidden"))
     found = first.get("ctx", {}).get("error")
     if isinstance(found, MistakeAtError):
         path = (*path, *found.path)
@@ -48,11 +48,11 @@ def explain_mistakes(
     return PolicyError(sentence, hint=hint)
 
 
-def _in_file(loc: Path, data: Any) -> Path:
-    """pydantic's location without the names of union members, which stand in no file."""
+def _in_file(loc: Path, data: Any, absent: bool) -> Path:
+    """pydantic's location without what stands in no file: names of union members. `absent`: nor does its last key."""
     path: list[str | int] = []
     for place, part in enumerate(loc):
-        if isinstance(data, dict) and (part in data or place == len(loc) - 1):
+        if isinstance(data, dict) and (part in data or (absent and place == len(loc) - 1)):
             data = data.get(part)
         elif isinstance(data, list) and isinstance(part, int) and part < len(data):
             data = data[part]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from .signals import signals
 from .snapshot import Frozen, Snapshot
-from .windows import DAYS, is_open, next_change, next_midnight
+from .windows import day_and_time, is_open, next_change, next_midnight
 
 if TYPE_CHECKING:
     from .policy_tables import Training
@@ -21,8 +21,9 @@ COOL_DOWN_CELSIUS = 5.0  # training that was too hot goes on so far below its li
 
 
 class Bar(StrEnum):
-    """The keys of the `[training]` table that say when training may run."""
+    """What keeps training from running: keys of the `[training]` table, and a rule with `training = false`."""
 
+    PERMISSION = "permission"
     WINDOWS = "windows"
     ONLY_ON_MAINS = "only_on_mains"
     IDLE_FOR_S = "idle_for_s"
@@ -60,15 +61,20 @@ class TrainingDay:
 
 
 def training_times(
-    policy: Training, snapshot: Snapshot, day: TrainingDay | None, before: Collection[Bar] = ()
+    policy: Training,
+    snapshot: Snapshot,
+    day: TrainingDay | None,
+    before: Collection[Bar] = (),
+    forbidden: Sequence[str] = (),
 ) -> TrainingTimes:
-    """Which conditions of the policy keep training from running.
+    """Which conditions of the policy keep training from running; `forbidden` tells of rules that do not permit it.
 
     `before` names those that did so at the turn before: heat has a band. Without a `day`, as in a trace that does
     not tell the time of day, windows and the daily limit are left out.
     """
     seen = signals(snapshot)
     found = [
+        *(Hindrance(key=Bar.PERMISSION, text=text) for text in forbidden),
         *(_of_the_day(policy, day) if day is not None else ()),
         *_of_the_device(policy, seen, Bar.MAX_CELSIUS in before),
     ]
@@ -86,10 +92,10 @@ def _of_the_day(policy: Training, day: TrainingDay) -> Iterator[Hindrance]:
     windows = policy.parsed_windows
     if not is_open(windows, day.local):
         opens = next_change(windows, day.local)
-        when = "" if opens is None else f"; the next opens {_moment(opens)}"
+        when = "" if opens is None else f"; the next opens {day_and_time(opens)}"
         yield Hindrance(
             key=Bar.WINDOWS,
-            text=f"{_moment(day.local)} is outside the policy's windows ({', '.join(policy.windows)}){when}",
+            text=f"{day_and_time(day.local)} is outside the policy's windows ({', '.join(policy.windows)}){when}",
         )
     limit = policy.max_minutes_per_day
     if limit is not None and day.used_s >= limit * 60:
@@ -138,7 +144,3 @@ def _assumed(policy: Training, seen: dict[str, float]) -> Iterator[str]:
         yield "only_on_mains: this machine has neither a battery nor an adapter to read, so it is on mains"
     if policy.max_celsius is not None and "temperature.max" not in seen:
         yield "max_celsius: this machine has no temperature to read, so none is too high"
-
-
-def _moment(local: datetime) -> str:
-    return f"{DAYS[local.weekday()]} {local:%H:%M}"

@@ -6,16 +6,24 @@ memory is put into words for all rules, so that nobody needs to guess why a rule
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from pydantic import Field
 
 from .conditions import Condition, Rule
+from .curves import Curve
+from .known_signals import absent_in_words
+from .matching import NO_CLOCK, ConditionState
 from .policy import Policy
-from .rules import ConditionState, PolicyState
+from .rule_caps import effects_in_words
+from .rules import PolicyState
 from .signal_words import value_in_words
 from .signals import SignalSpec, signal_spec, signals
 from .snapshot import Frozen, Snapshot
+from .windows import day_and_time, is_open
 
 
 class Standing(StrEnum):
@@ -43,7 +51,7 @@ class ConditionVerdict(Frozen):
     @property
     def met(self) -> bool:
         """Whether the rule may match as far as this condition goes."""
-        return self.standing in (Standing.HOLDS, Standing.LEAVING)
+        return self.standing in _MET
 
 
 class RuleVerdict(Frozen):
@@ -55,14 +63,29 @@ class RuleVerdict(Frozen):
     conditions: tuple[ConditionVerdict, ...]
     inference: float | None = Field(None, description="inference allocation is at most this while it matches")
     training: float | None = Field(None, description="training allocation is at most this while it matches")
+    effects: tuple[str, ...] = Field((), description="what else it restricts while it matches, in words")
     text: str = Field(description="one sentence without its full stop")
 
 
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """What has to hold beside conditions on signals."""
+
+    standing: Standing
+    text: str
+
+
+_MET = (Standing.HOLDS, Standing.LEAVING)
 _FURTHEST = (Standing.ABSENT, Standing.FAILS, Standing.WAITS, Standing.LEAVING, Standing.HOLDS)
 
 
-def verdicts(policy: Policy, snapshot: Snapshot, after: PolicyState) -> tuple[RuleVerdict, ...]:
-    """The verdict on every rule, in the policy's order. `after` is what deciding on this snapshot left behind."""
+def verdicts(
+    policy: Policy, snapshot: Snapshot, after: PolicyState, local: datetime | None = None
+) -> tuple[RuleVerdict, ...]:
+    """The verdict on every rule, in the policy's order. `after` is what deciding on this snapshot left behind.
+
+    `local` is its time of day, which a trace has none of.
+    """
     values, now = signals(snapshot), snapshot.time_s
     return tuple(
         _of_rule(
@@ -77,6 +100,8 @@ def verdicts(policy: Policy, snapshot: Snapshot, after: PolicyState) -> tuple[Ru
                 )
                 for index, condition in enumerate(rule.when)
             ),
+            tuple(_others(rule, values, snapshot, local)),
+            _levels(rule, after),
         )
         for rule in policy.rule
     )
@@ -119,8 +144,7 @@ def _condition_text(
 ) -> str:
     name, unit = condition.signal, "" if spec is None else spec.unit
     if value is None:
-        meaning = "" if spec is None else f" ({spec.meaning})"
-        return f"this machine has no {name}{meaning}"
+        return absent_in_words(name, spec)
     seen = f"{name} is {value_in_words(value, unit)}"
     so_long = f"for {elapsed_s:.1f} of {wait_s:g} s"
     if condition.equals is not None:
@@ -142,30 +166,70 @@ def _condition_text(
     }.get(standing, f"{seen}, and it is entered {side} {enter}")
 
 
-def _of_rule(rule: Rule, conditions: tuple[ConditionVerdict, ...]) -> RuleVerdict:
-    standing = min((each.standing for each in conditions), key=_FURTHEST.index)
-    matches = all(each.met for each in conditions)
-    missed = [each for each in conditions if not each.met]
-    met = len(conditions) - len(missed)
-    if matches:
-        why = " and ".join(each.text for each in conditions)
-        text = f"'{rule.name}' matches: {why}; it allows {effect_in_words(rule)}"
-    else:
+def _of_rule(
+    rule: Rule, conditions: tuple[ConditionVerdict, ...], others: tuple[_Other, ...], levels: Mapping[str, float]
+) -> RuleVerdict:
+    parts = [(each.standing, each.text) for each in others] + [(each.standing, each.text) for each in conditions]
+    standing = min((each for each, _ in parts), key=_FURTHEST.index)
+    missed = [text for each, text in parts if each not in _MET]
+    met = len(parts) - len(missed)
+    if missed:
         verb = {Standing.ABSENT: "cannot match", Standing.WAITS: "waits"}.get(standing, "does not match")
-        rest = f" ({met} of its {len(conditions)} conditions {'holds' if met == 1 else 'hold'})" if met else ""
-        text = f"'{rule.name}' {verb}: {'; '.join(each.text for each in missed)}{rest}"
+        rest = f" ({met} of its {len(parts)} conditions {'holds' if met == 1 else 'hold'})" if met else ""
+        text = f"'{rule.name}' {verb}: {'; '.join(missed)}{rest}"
+    else:
+        why = " and ".join(text for _, text in parts)
+        text = f"'{rule.name}' matches: {why}; it {effect_in_words(rule, levels)}"
     return RuleVerdict(
         rule=rule.name,
-        matches=matches,
+        matches=not missed,
         standing=standing,
         conditions=conditions,
-        inference=rule.inference,
-        training=rule.training,
+        inference=levels.get("inference"),
+        training=levels.get("training"),
+        effects=effects_in_words(rule),
         text=text,
     )
 
 
-def effect_in_words(rule: Rule) -> str:
-    """What a rule restricts while it matches."""
-    limits = (("inference", rule.inference), ("training", rule.training))
-    return " and ".join(f"{name} at most {limit:g}" for name, limit in limits if limit is not None)
+def _others(rule: Rule, values: Mapping[str, float], snapshot: Snapshot, local: datetime | None) -> Iterator[_Other]:
+    """What has to hold beside the conditions: a window is open, and the signals of curves are there."""
+    if rule.windows:
+        within = ", ".join(rule.windows)
+        if local is None:
+            yield _Other(Standing.ABSENT, NO_CLOCK)
+        elif is_open(rule.parsed_windows, local):
+            yield _Other(Standing.HOLDS, f"it is {day_and_time(local)}, within {within}")
+        else:
+            yield _Other(Standing.FAILS, f"it is {day_and_time(local)}, outside {within}")
+    for name, curve in rule.curves:
+        spec = signal_spec(curve.over, snapshot)
+        if curve.over in values:
+            unit = "" if spec is None else spec.unit
+            yield _Other(Standing.HOLDS, f"{name} follows {curve.over}, {value_in_words(values[curve.over], unit)}")
+        else:
+            yield _Other(Standing.ABSENT, absent_in_words(curve.over, spec))
+
+
+def _levels(rule: Rule, after: PolicyState) -> dict[str, float]:
+    """The allocations that a rule allows, curves read where they were read last."""
+    found = {}
+    for name, level in (("inference", rule.inference), ("training", rule.training)):
+        if isinstance(level, Curve):
+            held = after.curves.get(f"{rule.name}/{name}")
+            if held is not None:
+                found[name] = level.level(held)
+        elif level is not None:
+            found[name] = float(level)
+    return found
+
+
+def effect_in_words(rule: Rule, levels: Mapping[str, float]) -> str:
+    """What a rule restricts while it matches, at these levels of its allocations."""
+    limits = [
+        f"{name} at most {level:g}"
+        for name, level in levels.items()
+        if name != "training" or rule.training is not False
+    ]
+    allows = [f"allows {' and '.join(limits)}"] if limits else []
+    return ", ".join((*allows, *effects_in_words(rule)))

@@ -95,6 +95,11 @@ def next_change(windows: Sequence[Window], local: datetime) -> datetime | None:
     return None
 
 
+def day_and_time(local: datetime) -> str:
+    """A local time as windows are written: its day and minute."""
+    return f"{DAYS[local.weekday()]} {local:%H:%M}"
+
+
 def next_midnight(local: datetime) -> datetime:
     """The first moment of the local day after."""
     return _first_after(local.date() + timedelta(days=1), local)

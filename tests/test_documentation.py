@@ -11,6 +11,7 @@ from patchd.policies.conditions import Condition, Rule
 from patchd.policies.policy import parse_policy
 from patchd.policies.policy_tables import Cascades, Examples, Head, Inference, Retrain, Training
 from patchd.policies.presets_loader import trace_names
+from patchd.policies.sections import ApplicationSection, TaskSection
 from patchd.policies.signals import SIGNALS
 from patchd.policies.snapshot import Frozen
 
@@ -33,6 +34,8 @@ def test_the_table_of_signals_is_that_of_the_code() -> None:
         ("rule", Rule),
         ("retrain", Retrain),
         ("when", Condition),
+        ("task", TaskSection),
+        ("application", ApplicationSection),
     ],
 )
 def test_the_table_of_policy_keys_is_complete_and_tells_the_defaults(table: str, model: type[Frozen]) -> None:
@@ -48,9 +51,12 @@ def test_the_table_of_policy_keys_is_complete_and_tells_the_defaults(table: str,
 
 
 def test_the_example_policy_of_the_documentation_is_valid() -> None:
-    example = re.search(r"```toml\n(.*?)```", (DOCS / "policy.md").read_text(), re.DOTALL)
-    assert example is not None
-    assert parse_policy(example[1], "docs/policy.md").policy.name == "kiosk"
+    examples = re.findall(r"```toml\n(.*?)```", (DOCS / "policy.md").read_text(), re.DOTALL)
+    assert parse_policy(examples[0], "docs/policy.md").policy.name == "kiosk"
+    for example in examples[1:]:
+        head = "" if "[policy]" in example else '[policy]\nname = "example"\n'
+        text = re.sub(r"^include = .*$", "", example, flags=re.MULTILINE)  # of files that are not there
+        assert parse_policy(head + text, "docs/policy.md").rule is not None
 
 
 def test_every_shipped_trace_is_described() -> None:

@@ -158,7 +158,12 @@ class OipRoutes:
 
     async def _answers(self, spec: TaskSpec, request: Request, caller: Caller) -> tuple[InferAnswer, ...]:
         """The answers of all samples, or the error of the first that has none; the others are cancelled then."""
-        wish = replace(m.wish(request, len(spec.labels), caller.client), uid=caller.uid, pid=caller.pid)
+        wish = replace(
+            m.wish(request, len(spec.labels), caller.client),
+            uid=caller.uid,
+            pid=caller.pid,
+            restricted=self._s.permissions.of(caller),
+        )
         given = m.samples(request.inputs)
         try:
             async with asyncio.TaskGroup() as group:

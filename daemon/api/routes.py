@@ -133,6 +133,7 @@ class Routes:
             client=c.caller.client,
             uid=c.caller.uid,
             pid=c.caller.pid,
+            restricted=self._s.permissions.of(c.caller),
         )
         media = c.request.headers.get("content-type", "").split(";")[0].strip().lower()
         body = await c.raw()
@@ -207,6 +208,7 @@ class Routes:
     # training
 
     async def submit(self, c: Context) -> s.JobView:
+        self._s.permissions.check_training(c.caller)
         return self._s.training.submit(c.body)
 
     async def jobs(self, _: Context) -> s.JobList:

@@ -14,6 +14,7 @@ from patchd.daemon.config import DaemonConfig
 from patchd.daemon.workers.protocol import Audited, InferResult, Passage, Timing
 from patchd.policies.cascade import AcceptRule, Basis, Cascade, Promise, RuleKind, RungId, Stage
 from patchd.policies.errors import PatchdError, StateError, WorkerCrashedError
+from patchd.policies.restrictions import FREE
 
 NOW_S = 5_000.0
 TIMING = Timing(decode_ms=1, preprocess_ms=1, bind_ms=0, network_ms=4)
@@ -86,13 +87,13 @@ def daemon(make: Callable[[], Daemon]) -> Daemon:
 
 
 def audit(daemon: Daemon, request: int, *, differs: bool, at_s: float = NOW_S) -> None:
-    daemon.cascades.sent(request, "t", daemon.cascades.plan("t", 1.0))
+    daemon.cascades.sent(request, "t", daemon.cascades.plan("t", 1.0, FREE))
     answers = (0, 1) if differs else (0, 0)  # of the cheap rung, of the dear one
     daemon.cascades.heard(Audited(id=request, given=0, answers=answers, features=FEATURES), at_s)
 
 
 def test_answers_of_a_cascade_that_was_replaced_meanwhile_count_for_neither(daemon: Daemon) -> None:
-    plan = daemon.cascades.plan("t", 1.0)
+    plan = daemon.cascades.plan("t", 1.0, FREE)
     daemon.cascades.sent(1, "t", plan)
     daemon.cascades.put(state(made_s=2.0))
     told = daemon.cascades.answered(1, "t", plan, result(Passage(stage=0, confidence=0.9)))
@@ -116,19 +117,19 @@ def test_audits_that_differ_end_in_drift_and_only_what_came_since_is_calibrated_
     drifted = daemon.cascades.state("t")
     assert (drifted.in_force, drifted.drifted_since_s) == (False, NOW_S + 50)
     assert daemon.cascades.count_rows("t") == differing
-    assert daemon.cascades.plan("t", 1.0).stages == ()
+    assert daemon.cascades.plan("t", 1.0, FREE).stages == ()
     again = make()
     assert again.cascades.state("t") == drifted
     assert again.cascades.count_rows("t") == differing
 
 
 def test_audits_of_a_late_or_shortened_answer_are_no_evidence_of_drift(daemon: Daemon) -> None:
-    plan = daemon.cascades.plan("t", 1.0)
+    plan = daemon.cascades.plan("t", 1.0, FREE)
     daemon.cascades.sent(1, "t", plan)
     told = daemon.cascades.answered(1, "t", plan, result(Passage(stage=0, confidence=0.1, late=True)))
     assert (told.late, told.promise) == (True, None)
     daemon.cascades.heard(Audited(id=1, given=0, answers=(0, 1), features=FEATURES), NOW_S)
-    low = daemon.cascades.plan("t", 0.0)
+    low = daemon.cascades.plan("t", 0.0, FREE)
     assert len(low.stages) == 1
     daemon.cascades.sent(2, "t", low)
     daemon.cascades.heard(Audited(id=2, given=0, answers=(0, 1), features=FEATURES), NOW_S)
@@ -141,7 +142,7 @@ def test_a_patch_in_the_place_of_a_stage_s_puts_it_out_of_force_once(daemon: Dae
     add_patch(daemon, "c" * 64, 64)
     for _ in range(2):
         assert not daemon.cascades.state("t").in_force
-        assert daemon.cascades.plan("t", 1.0).stages == ()
+        assert daemon.cascades.plan("t", 1.0, FREE).stages == ()
     said = [event.message for event in daemon.store.events(0, 100, None, "cascade.outdated")]
     assert said == [
         "The cascade of task t is out of force: the rung lite0 at 64 px is no longer the one it was calibrated with."

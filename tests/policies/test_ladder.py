@@ -9,6 +9,7 @@ from patchd.policies.choices import Choices
 from patchd.policies.decision import AllocationDecision, Ladder, Rung, RungDecision
 from patchd.policies.errors import BadInputError
 from patchd.policies.ladder import cheapest_at_least, choose_rung
+from patchd.policies.restrictions import Limit, Restrictions
 
 SIDES = st.sampled_from(range(32, 513, 32))
 
@@ -126,6 +127,10 @@ def at(allocation: float) -> AllocationDecision:
     return AllocationDecision(value=allocation, target=allocation, reasons=())
 
 
+def capped(cap: int | None) -> Restrictions:
+    return Restrictions() if cap is None else Restrictions(max_resolution=Limit(cap, "the test"))
+
+
 @given(TURNS)
 def test_choices_kept_from_turn_to_turn_are_those_made_afresh(
     turns: list[tuple[dict[str, Ladder], float, int | None]],
@@ -134,8 +139,8 @@ def test_choices_kept_from_turn_to_turn_are_those_made_afresh(
     for now, (given_ladders, allocation, cap) in enumerate(turns):
         named = {name: ladder.model_copy(update={"task": name}) for name, ladder in given_ladders.items()}
         terms = (at(allocation), float(20 * now))
-        rungs, holds = kept.of(named, terms[0], holds, terms[1], max_resolution=cap)
-        expected, afresh = Choices().of(named, terms[0], afresh, terms[1], max_resolution=cap)
+        rungs, holds = kept.of(named, terms[0], holds, terms[1], capped(cap))
+        expected, afresh = Choices().of(named, terms[0], afresh, terms[1], capped(cap))
         assert (rungs, holds) == (expected, afresh)
         assert [rung.task for rung in rungs] == sorted(named)
 

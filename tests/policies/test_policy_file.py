@@ -165,5 +165,6 @@ def test_monstrous_toml_is_refused_in_one_sentence(text: str) -> None:
 
 def test_the_json_schema_knows_every_table() -> None:
     assert set(policy_json_schema()["properties"]) == {
-        *("policy", "inference", "training", "cascade", "examples", "rule", "retrain", "include", "remove_rules")
+        *("policy", "inference", "training", "cascade", "examples", "rule", "retrain", "include", "remove_rules"),
+        *("task", "application"),
     }
