@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES: Mapping[int, str] = {
     0: "ok",
-    1: "another error, or a prediction that was not the expected one",
+    1: "another error, a prediction that was not the expected one, or a failure that `doctor` found",
     2: "the command line is wrong",
     3: "patchd is not reachable, is stopping, or lacks what the request needs",
     4: "the named task, patch, job, policy or decision does not exist",

@@ -26,6 +26,7 @@ _COMMANDS = {
     "events": "events:events",
     "replay": "replay:replay",
     "record": "record:record",
+    "doctor": "doctor:doctor",
     "openapi": "status:openapi",
 }
 
