@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvicorn
@@ -30,6 +30,7 @@ from .api.caller_protocol import CallerProtocol
 from .api.loopback_guard import LoopbackGuard
 from .api.routes import Routes
 from .api.routing import endpoint, error_response
+from .asgi_server import Server
 from .base_service import BaseService
 from .calibration_service import CalibrationService
 from .cascade_service import CascadeService
@@ -75,28 +76,6 @@ KEEP_ALIVE_CHECK_S = 5
 RECALIBRATE_CHECK_S = 30
 PERSONALISE_CHECK_S = 5
 PROFILE_CHECK_S = 15.0  # costs measured beside other work are measured again at the first calm moment
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling, and asleep until it is told to end: the daemon decides when."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._end = asyncio.Event()
-
-    def end(self) -> None:
-        """Stop serving."""
-        self.should_exit = True
-        self._end.set()
-
-    async def main_loop(self) -> None:
-        """Wait for the end; uvicorn's own loop looks ten times a second, half of an idle daemon's processor time."""
-        await self._end.wait()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
-        yield
 
 
 class Daemon:
@@ -241,7 +220,7 @@ class Daemon:
         self.plugins.start()
         self._schedule()
         listen = None if loopback is None else bound_at(loopback)
-        server = _Server(self._server_config(listen))
+        server = Server(self._server_config(listen))
         listeners = [listener] if loopback is None else [listener, loopback]
         serving = asyncio.create_task(server.serve(sockets=listeners))
         places = str(self.socket_path) if listen is None else f"{self.socket_path} and {listen}"
@@ -251,7 +230,7 @@ class Daemon:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         await self._end(server, serving)
 
-    async def _end(self, server: _Server, serving: asyncio.Task[None]) -> None:
+    async def _end(self, server: Server, serving: asyncio.Task[None]) -> None:
         began = time.monotonic()
         notify.notify("STOPPING=1")
         self._scheduler.shutdown(wait=False)

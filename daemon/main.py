@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import sys
+import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..policies.errors import PatchdError
-from . import sockets
-from .app import Daemon, listen
-from .config import DaemonConfig, load_config, resolved
-from .loopback import bind_loopback
+from .lean_imports import without_openssl
+
+if TYPE_CHECKING:
+    from .config import DaemonConfig
 
 EPILOG = """
 examples:
@@ -46,13 +47,30 @@ def parser() -> argparse.ArgumentParser:
 
 def merged(arguments: argparse.Namespace) -> DaemonConfig:
     """The configuration file with the command line's options over it."""
+    from .config import load_config
+
     given = {"state": arguments.state, "socket": arguments.socket, "policy": arguments.policy}
     overrides = {key: value for key, value in given.items() if value is not None}
     return load_config(arguments.config).model_copy(update=overrides)
 
 
+def _names_plugins(config: Path | None) -> bool:
+    """Whether a configuration file asks for plug-ins. What is wrong with it is said when it is read in full."""
+    if config is None:
+        return False
+    try:
+        return bool(tomllib.loads(config.read_text(encoding="utf-8")).get("signal_plugins"))
+    except (OSError, ValueError):
+        return False
+
+
 async def serve(config: DaemonConfig) -> None:
     """Build the daemon, listen, run, and remove the socket."""
+    from . import sockets
+    from .app import Daemon, listen
+    from .config import resolved
+    from .loopback import bind_loopback
+
     state_dir = resolved(config)
     path = config.socket.absolute() if config.socket else sockets.default_socket_path(os.environ)
     daemon = Daemon(config, state_dir, path)
@@ -68,6 +86,10 @@ async def serve(config: DaemonConfig) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = parser().parse_args(argv)
+    if not _names_plugins(arguments.config):  # they are others' code, and may speak TLS
+        without_openssl()
+    import asyncio
+
     logging.basicConfig(
         stream=sys.stderr, level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )

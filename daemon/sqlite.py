@@ -1,21 +1,14 @@
-"""sqlite-utils, imported without the numpy and pandas it looks for.
+"""sqlite-utils, imported without what it looks for and the control plane never uses.
 
-It uses them for conversions that the control plane never makes; numpy alone would make the daemon 13 MB heavier.
-A module that is None in `sys.modules` cannot be imported, which sqlite-utils provides for.
+numpy and pandas, for conversions, would make the daemon 13 MB heavier; dateutil, for recipes of its command line, 2 MB.
 """
 
 from __future__ import annotations
 
-import sys
+from .lean_imports import hollow, without
 
-_HEAVY = [name for name in ("numpy", "pandas") if name not in sys.modules]
-for _name in _HEAVY:
-    sys.modules[_name] = None  # type: ignore[assignment]
-try:
+with without("numpy", "pandas"), hollow("dateutil", "parser"):
     from sqlite_utils import Database
     from sqlite_utils.migrations import Migrations
-finally:
-    for _name in _HEAVY:
-        del sys.modules[_name]
 
 __all__ = ["Database", "Migrations"]

@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from ..policies.base_version import VersionMetadata, VersionOutcome
 from ..policies.cascade import Row
@@ -36,8 +36,9 @@ from .training_records import JobNotes, MeasuredTraining
 
 DECISION_BYTES = 64 * 1024 * 1024  # of stored decisions: each tells of every task, and there may be a thousand
 
-_CURVE: TypeAdapter[tuple[CurvePoint, ...]] = TypeAdapter(tuple[CurvePoint, ...])
-_RULES: TypeAdapter[tuple[RuleVerdict, ...]] = TypeAdapter(tuple[RuleVerdict, ...])
+DEFERRED = ConfigDict(defer_build=True)  # what is built when it is first used costs an idle daemon nothing
+_CURVE: TypeAdapter[tuple[CurvePoint, ...]] = TypeAdapter(tuple[CurvePoint, ...], config=DEFERRED)
+_RULES: TypeAdapter[tuple[RuleVerdict, ...]] = TypeAdapter(tuple[RuleVerdict, ...], config=DEFERRED)
 
 
 class Stored(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from ...policies.base_version import VersionMetadata
 from ...policies.cascade import AcceptRule, CalibrationImage, Cascade, CascadePoint, Price, Row, RungId
@@ -444,7 +444,7 @@ Message = Annotated[
     | JobOutlined,
     Field(discriminator="type"),
 ]
-MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
+MESSAGE: TypeAdapter[Message] = TypeAdapter(Message, config=ConfigDict(defer_build=True))  # until a worker starts
 
 
 def encode(message: Message, payload: bytes = b"") -> bytes:
