@@ -1,15 +1,22 @@
-"""Time from a resource change in a replayed trace to the first prediction that obeys it, in sampling periods.
+"""How soon patchd follows what the device is like, and how soon it is back.
 
-Two changes under the preset policy `balanced`: mains to a low battery, and free processors to full ones (that rule
-waits `for_s` = 0.5 s). Predictions are asked for without pause. The peer in the same run is the monitor alone:
-the time until GET /v1/snapshot shows the change. Aim: at most two sampling periods.
+Replayed: two changes under the preset policy `balanced`, mains to a low battery and free processors to full ones (that
+rule waits `for_s` = 0.5 s), until the first prediction that obeys, in sampling periods. Predictions are asked for
+without pause. The peer in the same run is the monitor alone: the time until GET /v1/snapshot shows the change. Aim: at
+most two sampling periods.
+
+Real: stress-ng takes all processors, then a part of the memory, while predictions are asked for and a job trains; the
+seconds until allocation, resolution and training follow, and until they are back when the load is gone. Rises wait ten
+seconds and take steps, so that coming back takes half a minute by design.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +25,7 @@ from patchd.client import Client
 from patchd.daemon.api.schemas import TraceReplay
 from patchd.policies.signals import signals
 from patchd.policies.snapshot import Snapshot
+from real_load import MOST_MEMORY, Loads
 
 PERIOD_S = 1.0  # the daemon's default sampling period
 BEFORE_S = 2.0  # of the trace, before the change: the daemon must have settled
@@ -82,24 +90,57 @@ def settle(client: Client, image: bytes) -> None:
 def main() -> None:
     """Run the benchmark."""
     made = parser(__doc__)
-    made.add_argument("--repeats", type=int, default=8, help="times that each change is made [default: 8]")
+    made.add_argument("--repeats", type=int, default=8, help="times that each change is replayed; 0: none [default: 8]")
     made.add_argument("--seed", type=int, default=0, help="of the phases between change and sampling [default: 0]")
+    made.add_argument("--loads", type=int, default=2, help="times that each real load is put on; 0: none [default: 2]")
+    made.add_argument(
+        "--memory-share", type=float, default=0.25, help=f"of the memory, {MOST_MEMORY:g} at most [default: 0.25]"
+    )
     arguments = made.parse_args()
+    if not 0.05 <= arguments.memory_share <= MOST_MEMORY:
+        made.error(f"--memory-share is {arguments.memory_share:g}; give 0.05 to {MOST_MEMORY:g}")
     phases = random.Random(arguments.seed)
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8).tobytes()
+    result: dict[str, Any] = {"period_s": PERIOD_S, "changes": {}, "loads": {}}
+    if arguments.repeats:
+        rows = []
+        with running_daemon("--policy", POLICY) as daemon:
+            for change in CHANGES:
+                both = [
+                    react(daemon.client, change, image, phases.uniform(0.0, PERIOD_S)) for _ in range(arguments.repeats)
+                ]
+                seen, obeyed = [one / PERIOD_S for one, _ in both], [two / PERIOD_S for _, two in both]
+                for name, periods in (("snapshot alone", seen), ("first prediction", obeyed)):
+                    rows.append((change, name, quantile(periods, 0.5), max(periods), len(periods)))
+                result["changes"][change] = {
+                    "snapshot": spread(seen),
+                    "prediction": spread(obeyed),
+                    "max": max(obeyed),
+                }
+        print_table(("change", "until", "median periods", "max periods", "n"), rows)
+        print(f"\none period is {PERIOD_S:g} s\n")
+    if arguments.loads:
+        result["loads"] = under_load(arguments.loads, arguments.memory_share)
+    finish("reaction", result, arguments.output)
+
+
+def under_load(repeats: int, memory_share: float) -> dict[str, Any]:
+    """Put real loads on the machine, print how soon what follows, and return it."""
     rows, result = [], {}
-    with running_daemon("--policy", POLICY) as daemon:
-        for change in CHANGES:
-            both = [
-                react(daemon.client, change, image, phases.uniform(0.0, PERIOD_S)) for _ in range(arguments.repeats)
-            ]
-            seen, obeyed = [one / PERIOD_S for one, _ in both], [two / PERIOD_S for _, two in both]
-            for name, periods in (("snapshot alone", seen), ("first prediction", obeyed)):
-                rows.append((change, name, quantile(periods, 0.5), max(periods), len(periods)))
-            result[change] = {"snapshot": spread(seen), "prediction": spread(obeyed), "max": max(obeyed)}
-    print_table(("change", "until", "median periods", "max periods", "n"), rows)
-    print(f"\none period is {PERIOD_S:g} s")
-    finish("reaction", {"period_s": PERIOD_S, "changes": result}, arguments.output)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "config.toml").write_text("measure_training_s = 0\n")  # the costs that ship with patchd do
+        with running_daemon("--config", str(folder / "config.toml")) as daemon:
+            loads = Loads(daemon, memory_share, folder)
+            for load in ("processors", "memory"):
+                both = [loads.react(load) for _ in range(repeats)]
+                for way, followed in (("falls", [one for one, _ in both]), ("returns", [two for _, two in both])):
+                    for what in ("snapshot", "allocation", "resolution", "training"):
+                        seconds = [getattr(each, what) for each in followed]
+                        rows.append((load, way, what, quantile(seconds, 0.5), max(seconds), len(seconds)))
+                        result[f"{load} {way} {what}"] = seconds
+    print_table(("load", "way", "until", "median, s", "most, s", "n"), rows)
+    return result
 
 
 if __name__ == "__main__":
