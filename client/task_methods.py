@@ -30,6 +30,7 @@ class InferOptions(TypedDict, total=False):
     cascade: bool
     min_accuracy: float | None
     deadline_ms: float | None
+    priority: int
 
 
 class TaskMethods:
@@ -75,11 +76,13 @@ class TaskMethods:
         cascade: bool = True,
         min_accuracy: float | None = None,
         deadline_ms: float | None = None,
+        priority: int = 2,
     ) -> Call[schemas.InferAnswer]:
         """Classify an encoded image (JPEG, PNG, WebP or BMP).
 
         `base` and `resolution` override the daemon's choice of rung, `min_accuracy` (a share) asks for the cheapest one
-        that is so accurate; without `cascade` one rung answers; after `deadline_ms` it is given up.
+        that is so accurate; without `cascade` one rung answers; after `deadline_ms` it is given up. Of
+        what waits, `priority` 1 goes before 2, and 2 before 3.
         """
         query: Query = {
             "top_k": top_k,
@@ -88,6 +91,7 @@ class TaskMethods:
             "cascade": None if cascade else "false",
             "min_accuracy": min_accuracy,
             "deadline_ms": deadline_ms,
+            "priority": None if priority == 2 else priority,
         }
         return _predict(task, query, image, content_type or image_type(image))
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..policies.batching import has_place
+from ..policies.batching import USUAL, has_place
 from ..policies.errors import (
     BadInputError,
     BusyError,
@@ -70,6 +70,7 @@ class Wish:
     """What a caller asks of a prediction beside its input; None leaves it to the policy.
 
     `min_accuracy` is a share of held-out data answered rightly, `deadline_ms` counts from the request's arrival,
+    of smaller `priority` (1 to 3) are those that run sooner,
     `client` names who asks, so that one caller cannot crowd out the others; `uid` is the user that it runs as, and
     `pid` its process. `restricted` is what the policy takes away from it as an application.
     """
@@ -80,6 +81,7 @@ class Wish:
     min_accuracy: float | None = None
     cascade: bool = True
     deadline_ms: float | None = None
+    priority: int = USUAL
     client: str = ""
     uid: int | None = None
     pid: int | None = None
@@ -237,6 +239,7 @@ class InferenceService:
             max_pixels=self._max_pixels,
             threads=self.worker.threads_now(),
             client=wish.client,
+            priority=wish.priority,
             batch_delay_ms=self._policies.policy.inference.batch_delay_ms,
             cost_ms=slowed_by * (self._tasks.cost_ms(task, route.rung.resolution, route.rung.base) or 0.0),
             expires_s=None if spare_ms is None else time.monotonic() + spare_ms / 1e3,

@@ -1,9 +1,12 @@
-"""Which waiting requests run next, together: gathered for a while, never past a deadline, fair between clients."""
+"""Which waiting requests run next, together: gathered for a while, the urgent first, fair between clients."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+URGENT, USUAL, PATIENT = 1, 2, 3  # priorities, as Triton counts them: the smaller, the sooner
+AGEING_S = 1.0  # a request that has waited so long counts as one of the next priority: nothing waits for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,7 @@ class Waiting:
     arrived_s: float
     release_s: float  # it waits for company until then
     expires_s: float | None = None  # nobody wants the answer after that
+    priority: int = USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,9 @@ def expired(waiting: Sequence[Waiting], now_s: float) -> tuple[int, ...]:
 def next_batch(waiting: Sequence[Waiting], turns: Mapping[str, int], now_s: float, most: int) -> Batch:
     """The batch to run at `now_s`, of at most `most` requests.
 
-    A group may run when one of its requests need wait no longer, or `most` of them are there. The request of the
-    client that was served least goes first and names the group; the others of the batch follow by the same order.
-    So a client with a hundred requests and one with a single one take turns.
+    A group may run when one of its requests need wait no longer, or `most` of them are there. The most urgent request,
+    among equals that of the client that was served least, goes first and names the group; the others of the batch
+    follow by the same order. So a client with a hundred requests and one with a single one take turns.
     """
     if not waiting:
         return Batch((), {})
@@ -59,7 +63,7 @@ def next_batch(waiting: Sequence[Waiting], turns: Mapping[str, int], now_s: floa
     present = {each.client for each in waiting}
     floor = min((turns[client] for client in present if client in turns), default=0)
     served = {client: turns.get(client, floor) for client in present}  # a newcomer has no credit from before
-    ordered = _in_turn(waiting, served)
+    ordered = _in_turn(waiting, served, now_s)
     group = next(each.group for each in ordered if each.group in ready)
     members = [each for each in ordered if each.group == group][:most]
     chosen = {each.id for each in members}
@@ -70,14 +74,20 @@ def next_batch(waiting: Sequence[Waiting], turns: Mapping[str, int], now_s: floa
     return Batch(tuple(each.id for each in members), {client: served[client] - least for client in left})
 
 
-def _in_turn(waiting: Sequence[Waiting], served: Mapping[str, int]) -> list[Waiting]:
-    """All of them, by what their client will have been served before them, then by arrival."""
+def _in_turn(waiting: Sequence[Waiting], served: Mapping[str, int], now_s: float) -> list[Waiting]:
+    """All of them, the urgent first, then by what their client will have been served before them, then by arrival."""
     before = dict(served)
     ranked = []
-    for each in sorted(waiting, key=lambda each: (each.arrived_s, each.id)):
-        ranked.append((before[each.client], each.arrived_s, each.id, each))
+    for each in sorted(waiting, key=lambda each: (_urgency(each, now_s), each.arrived_s, each.id)):
+        ranked.append((_urgency(each, now_s), before[each.client], each.arrived_s, each.id, each))
         before[each.client] += 1
-    return [each for *_, each in sorted(ranked, key=lambda rank: rank[:3])]
+    return [each for *_, each in sorted(ranked, key=lambda rank: rank[:4])]
+
+
+def _urgency(each: Waiting, now_s: float) -> int:
+    """Its priority, lifted by one for every `AGEING_S` that it has waited."""
+    lifts = max(0.0, now_s - each.arrived_s) / AGEING_S
+    return each.priority - int(min(each.priority - URGENT, lifts))
 
 
 def has_place(client: str, held: Mapping[str, int], limit: int) -> bool:

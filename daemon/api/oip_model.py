@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, RootModel
 
+from ...policies.batching import PATIENT, USUAL
 from ...policies.errors import BadInputError, NotFoundError
 from ...policies.snapshot import Frozen
 from ...policies.task import TaskSpec
@@ -306,6 +307,7 @@ def wish(request: Request, labels: int, client: str) -> Wish:
         min_accuracy=accuracy,
         cascade=cascade is None or bool(cascade[1]),
         deadline_ms=min(limits, default=None),
+        priority=_priority(request),
         client=client,
     )
 
@@ -338,6 +340,14 @@ def _timeout_ms(request: Request) -> float | None:
     if not isinstance(value, int) or _checked("timeout", value) < 0:
         raise BadInputError(f"The parameter 'timeout' is {value!r:.60}; it must be a whole number of microseconds.")
     return value / 1e3 or None
+
+
+def _priority(request: Request) -> int:
+    """Triton's `priority`: 1 is the highest, 0 stands for the usual one, and beyond 3 there is nothing lower."""
+    value = request.parameters.get("priority", 0)
+    if not isinstance(value, int) or _checked("priority", value) < 0:
+        raise BadInputError(f"The parameter 'priority' is {value!r:.60}; it must be 0, 1 (highest), 2 or more.")
+    return min(value, PATIENT) or USUAL
 
 
 def wanted(request: Request) -> tuple[str, ...]:

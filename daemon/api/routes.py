@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from ... import __version__
+from ...policies.batching import PATIENT, URGENT, USUAL
 from ...policies.errors import BadInputError, ConflictError, NotFoundError, PatchMismatchError
 from ...policies.snapshot import Snapshot
 from ...policies.task import PatchMetadata, TrainSpec
@@ -130,6 +131,7 @@ class Routes:
             min_accuracy=c.share("min_accuracy"),
             cascade=c.switch("cascade", True),
             deadline_ms=c.positive("deadline_ms"),
+            priority=c.number("priority", USUAL, URGENT, PATIENT) or USUAL,
             client=c.caller.client,
             uid=c.caller.uid,
             pid=c.caller.pid,
@@ -313,6 +315,7 @@ class Routes:
                     ("min_accuracy", "number", "the cheapest rung that is at least this accurate, a share"),
                     ("cascade", "boolean", "false: one rung answers, as if the task had no cascade"),
                     ("deadline_ms", "number", "give up after this many milliseconds"),
+                    ("priority", "integer", "1 goes before 2, the default, and 2 before 3"),
                     ("shape", "string", "raw tensors: comma-separated, e.g. 480,640,3"),
                     ("datatype", "string", "raw tensors: UINT8 [H,W,3] pixels or FP32 [3,R,R] input"),
                 ),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from ...policies.base_version import VersionMetadata, VersionOutcome
+from ...policies.batching import PATIENT, URGENT, USUAL
 from ...policies.cascade import Basis, CalibrationImage, Cascade, CascadePoint, Price, Promise, RungId
 from ...policies.decision import Decision, Ladder, Rung, TrainingDecision
 from ...policies.drift import DriftState
@@ -340,6 +341,7 @@ class InferJson(Frozen):
     min_accuracy: float | None = Field(None, ge=0, le=1)
     cascade: bool = True
     deadline_ms: float | None = Field(None, gt=0)
+    priority: int = Field(USUAL, strict=True, ge=URGENT, le=PATIENT)
 
 
 class StageCount(Frozen):

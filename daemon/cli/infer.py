@@ -45,6 +45,9 @@ BUSY_ATTEMPTS = 6  # a list of images is patient: others' requests have priority
 @click.option("--resolution", type=Side(), metavar="PX", help="Use this rung, whatever the daemon would choose.")
 @click.option("--base", metavar="B", help="Use a rung of this base of the task.  [default: its own]")
 @click.option("--no-cascade", is_flag=True, help="Have one rung answer, as if the task had no cascade.")
+@click.option(
+    "--priority", type=click.IntRange(1, 3), default=2, show_default=True, help="1 goes before 2, and 2 before 3."
+)
 @click.option("--expect", metavar="LABEL", help="The label that every file should get; exit code 1 if one does not.")
 @click.option("--top1-from-dirs", is_flag=True, help="Top-1 over files whose directory is named as their label.")
 @click.option("--label-map", type=click.Path(path_type=Path), metavar="FILE", help="Other names of the labels.")
@@ -63,6 +66,7 @@ def infer(
     resolution: int | None,
     base: str | None,
     no_cascade: bool,
+    priority: int,
     expect: str | None,
     top1_from_dirs: bool,
     label_map: Path | None,
@@ -74,7 +78,7 @@ def infer(
     if label_map is not None and not (expect or top1_from_dirs):
         raise click.UsageError("--label-map needs --expect or --top1-from-dirs.")
     found = image_files(files)
-    asked = _Asked(task, top_k, resolution, base, not no_cascade)
+    asked = _Asked(task, top_k, resolution, base, not no_cascade, priority)
     with settings.client() as client:
         if top1_from_dirs:
             _top1(client, asked, found, label_map, as_json)
@@ -96,12 +100,19 @@ class _Asked:
     resolution: int | None
     base: str | None
     cascade: bool
+    priority: int
 
     def body(self, client: Client, file: Path) -> bytes:
         """The answer for a file, as it came."""
         data = read_bytes(file)
         return client.raw.infer(
-            self.task, data, top_k=self.top_k, resolution=self.resolution, base=self.base, cascade=self.cascade
+            self.task,
+            data,
+            top_k=self.top_k,
+            resolution=self.resolution,
+            base=self.base,
+            cascade=self.cascade,
+            priority=self.priority,
         )
 
 

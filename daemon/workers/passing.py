@@ -61,6 +61,7 @@ class Ready:
             group=f"{rung.base} {rung.resolution}",
             client=request.client,
             arrived_s=self.arrived_s,
+            priority=request.priority,
             release_s=release_s(self.arrived_s, delay_s, request.expires_s, cost_s),
             expires_s=expires_s,
         )

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from ...policies.base_version import VersionMetadata
+from ...policies.batching import PATIENT, URGENT, USUAL
 from ...policies.cascade import AcceptRule, CalibrationImage, Cascade, CascadePoint, Price, Row, RungId
 from ...policies.decision import TrainingPlan
 from ...policies.examples import ExampleFile
@@ -85,6 +86,7 @@ class InferRequest(Frozen):
     max_pixels: int = 40_000_000
     threads: int = Field(1, ge=1, description="threads to spread this request over")
     client: str = Field("", description="who asks; clients take turns")
+    priority: int = Field(USUAL, ge=URGENT, le=PATIENT, description="1 goes before 2, and 2 before 3")
     batch_delay_ms: float = Field(0.0, ge=0, description="how long it may wait for others to share a batch with")
     cost_ms: float = Field(0.0, ge=0, description="what it is known to cost, to be kept free before its deadline")
     expires_s: float | None = Field(None, description="its deadline, seconds of CLOCK_MONOTONIC")

@@ -206,6 +206,15 @@ def test_requests_of_several_tasks_share_a_batch_when_they_may_wait_for_each_oth
         assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-4)
 
 
+def test_what_is_urgent_comes_before_what_was_there_first(worker, photographs):
+    data = photographs["china"].read_bytes()
+    worker.infer(rung(96), data)
+    for identity, priority in ((301, 3), (302, 2), (303, 1)):
+        wishes = {"priority": priority, "batch_delay_ms": 400}
+        worker.channel.send(InferRequest(id=identity, rung=rung(96), form="image", **wishes), data)
+    assert [worker.receive().id for _ in range(3)] == [303, 302, 301]
+
+
 def test_nothing_waits_for_company_so_long_that_its_deadline_passes(worker, photographs):
     data = photographs["china"].read_bytes()
     worker.infer(rung(96), data)

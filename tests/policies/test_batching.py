@@ -6,7 +6,16 @@ from collections.abc import Mapping
 
 from hypothesis import given
 from hypothesis import strategies as st
-from patchd.policies.batching import Waiting, expired, has_place, next_batch, release_s
+from patchd.policies.batching import (
+    AGEING_S,
+    PATIENT,
+    URGENT,
+    Waiting,
+    expired,
+    has_place,
+    next_batch,
+    release_s,
+)
 from patchd.policies.domain import nearest_rung
 
 TIMES = st.floats(0, 100, allow_nan=False)
@@ -27,6 +36,7 @@ def queues(draw) -> list[Waiting]:
                 arrived_s=arrived,
                 release_s=release_s(arrived, draw(st.floats(0, 1)), expires, draw(st.floats(0, 1))),
                 expires_s=expires,
+                priority=draw(st.integers(1, 3)),
             )
         )
     return made
@@ -81,6 +91,32 @@ def test_a_client_with_one_request_does_not_wait_for_all_of_one_with_a_hundred()
     second = next_batch([*left, late], first.turns, 0.6, 8)
     third = next_batch([each for each in [*left, late] if each.id not in second.members], second.turns, 0.7, 8)
     assert late.id in (*second.members, *third.members)
+
+
+@given(queues(), st.integers(1, 8), TIMES)
+def test_nothing_runs_while_something_more_urgent_of_its_group_is_left_behind(
+    waiting: list[Waiting], most: int, now_s: float
+) -> None:
+    batch = next_batch(waiting, {}, now_s, most)
+    by_id = {each.id: each for each in waiting}
+
+    def level(each: Waiting) -> int:
+        return max(URGENT, each.priority - int(max(0.0, now_s - each.arrived_s) / AGEING_S))
+
+    for identity in batch.members:
+        for left in waiting:
+            if left.id not in batch.members and left.group == by_id[identity].group:
+                assert level(by_id[identity]) <= level(left)
+
+
+def test_work_in_the_background_gives_way_and_has_its_turn_once_it_has_waited() -> None:
+    def first(of: list[Waiting], now_s: float) -> int:
+        return next_batch(of, {}, now_s, 1).members[0]
+
+    patient = Waiting(1, "a", "x", arrived_s=0.0, release_s=0.0, priority=PATIENT)
+    urgent = Waiting(2, "b", "y", arrived_s=1.5, release_s=1.5, priority=URGENT)
+    assert first([patient, urgent], 1.5) == urgent.id
+    assert first([patient, urgent], 0.0 + (PATIENT - URGENT) * AGEING_S) == patient.id
 
 
 @given(TIMES, st.floats(0, 10), st.none() | TIMES, st.floats(0, 10))
