@@ -429,7 +429,14 @@ def test_a_method_of_a_client_waits_and_that_of_the_other_is_awaited(daemon) -> 
 
 def test_every_route_of_the_api_but_probes_and_the_open_protocol_has_a_method() -> None:
     """A route that the client cannot reach is found here, whoever adds it."""
-    given: dict[str, Any] = {"data": b"x", "image": b"x", "shape": (1,), "action": "pause", "form": "onnx"}
+    given: dict[str, Any] = {
+        "data": b"x",
+        "image": b"x",
+        "shape": (1,),
+        "action": "pause",
+        "form": "onnx",
+        "value": 1.0,
+    }
     given |= {"task": "x", "create": bodies.TASK, "run": bodies.TASK, "replay": bodies.TASK, "spec": bodies.TASK}
     reached = {("GET", "/v1/events/stream"), ("POST", "/v1/jobs/{}/resume"), ("POST", "/v1/jobs/{}/cancel")}
     for name in public(Methods):
