@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-
-import psutil
 
 from ..policies.training_use import TrainingUse
 from .monitor.energy import EnergyReader
+from .monitor.processes import cpu_seconds
 
 
 class TrainingMeter:
@@ -16,27 +14,20 @@ class TrainingMeter:
 
     def __init__(self, energy: EnergyReader) -> None:
         self._energy = energy
-        self._process: psutil.Process | None = None
+        self._pid: int | None = None
         self._cpu_s = 0.0
 
     def look(self, pid: int | None) -> TrainingUse:
         """What the process has used since the last look; all of it where this is the first at this process."""
-        if pid is None:
-            self._process = None
+        now_s = None if pid is None else cpu_seconds(pid)
+        if pid is None or now_s is None:  # stopped, or reaped meanwhile
+            self._pid = None
             return TrainingUse()
-        if self._process is None or self._process.pid != pid:
-            self._process, self._cpu_s = None, 0.0
+        if self._pid != pid:
+            self._pid, self._cpu_s = pid, 0.0
             self._energy.forget()
-            with contextlib.suppress(psutil.Error):
-                self._process = psutil.Process(pid)
-        if self._process is None:
-            return TrainingUse()
         spent = self._energy.read(time.monotonic())
-        try:
-            times = self._process.cpu_times()
-        except psutil.Error:  # reaped meanwhile
-            return TrainingUse()
-        used, self._cpu_s = times.user + times.system - self._cpu_s, times.user + times.system
+        used, self._cpu_s = now_s - self._cpu_s, now_s
         used = max(0.0, used)
         joules = None if spent is None else spent.share_of(used)
         return TrainingUse(

@@ -1,31 +1,22 @@
 """The programs that use most of the processors, patchd's own aside; told apart by name.
 
 Looking at every process takes milliseconds, so it is done when somebody asks or something keeps the processors busy.
-Kernel: Documentation/filesystems/proc.rst (/proc/PID/stat: utime, stime, starttime).
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...policies.snapshot import Consumer
-from .files import numbers, read_text, subdirectories
+from .files import subdirectories
+from .processes import read_times
 
 EVERY_S = 15.0  # while something is busy
 MOST = 3
 BETWEEN_S = 1.0  # between the two looks that one question takes
 LEAST_CORES = 0.005  # whoever uses less is not worth a name
-
-
-@dataclass(frozen=True, slots=True)
-class _Process:
-    name: str
-    used_s: float
-    parent: int
 
 
 class ConsumerReader:
@@ -43,14 +34,19 @@ class ConsumerReader:
         before, self._seen, self._looked_s = self._seen, {}, now_s
         used: dict[str, float] = {}
         counts: dict[str, int] = {}
-        for pid, started, process in self._processes():
-            self._seen[pid, started] = process.used_s
-            if elapsed is None or pid in own or process.parent in own:
+        for directory in subdirectories(self._proc):
+            if not (directory.name.isascii() and directory.name.isdecimal()):
+                continue
+            pid, times = int(directory.name), read_times(directory)
+            if times is None:
+                continue
+            self._seen[pid, times.started] = times.cpu_s
+            if elapsed is None or pid in own or times.parent in own:
                 continue
             # One that has begun since has used all its time since.
-            passed = process.used_s - before.get((pid, started), 0.0)
-            used[process.name] = used.get(process.name, 0.0) + max(0.0, passed)
-            counts[process.name] = counts.get(process.name, 0) + 1
+            passed = times.cpu_s - before.get((pid, times.started), 0.0)
+            used[times.name] = used.get(times.name, 0.0) + max(0.0, passed)
+            counts[times.name] = counts.get(times.name, 0) + 1
         if not elapsed:
             return ()
         told = (
@@ -64,19 +60,3 @@ class ConsumerReader:
         self.look(own)
         time.sleep(BETWEEN_S)
         return self.look(own)
-
-    def _processes(self) -> list[tuple[int, float, _Process]]:
-        tick = os.sysconf("SC_CLK_TCK")
-        found = []
-        for directory in subdirectories(self._proc):
-            name = directory.name
-            if not (name.isascii() and name.isdecimal()):
-                continue
-            before, _, after = (read_text(directory / "stat") or "").rpartition(")")
-            fields = after.split()
-            values = numbers([*fields[1:2], *fields[11:13], *fields[19:20]])
-            if values is not None and len(values) == 4:
-                parent, user, system, started = values
-                process = _Process(before.partition("(")[2], (user + system) / tick, int(parent))
-                found.append((int(name), started, process))
-        return found

@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-import psutil
+from typing import Generic, TypeVar
 
 from ...policies.signal_readings import Origin
 from ...policies.snapshot import Cpu, WorkerUse
 from .cgroup import Cgroup, CpuQuota
 from .files import numbers, read_text, whole, why_absent
 from .frequency import FrequencyReader
+from .processes import PROC, read_resident, read_times
 
+LEAST_WINDOW_S = 0.5  # the kernel counts in ticks of 10 ms: over less time, a few of them would decide
 AT_SECOND = "it is counted between two samples, and there has been one"
+
+
+T = TypeVar("T")
+
+
+class Baseline(Generic[T]):
+    """The counter to compare with: the last one, or the one before where the last is very recent."""
+
+    def __init__(self) -> None:
+        self._older: tuple[float, T] | None = None
+        self._newer: tuple[float, T] | None = None
+
+    def of(self, now: float, value: T) -> tuple[float, T] | None:
+        """Moment and value to compare `value` with, which is kept; None at the first."""
+        newer = self._newer
+        if newer is None or now - newer[0] >= LEAST_WINDOW_S:
+            self._older, self._newer = newer, (now, value)
+            return newer
+        return self._older or newer
 
 
 class CpuReader:
@@ -25,11 +45,9 @@ class CpuReader:
         self._proc = proc_root
         self._cgroup = cgroup
         self._clock = FrequencyReader(sys_root)
-        self._ticks: list[float] | None = None
-        self._group: tuple[Path, float, float] | None = None
-        self._processes: dict[int, psutil.Process] = {}
-        self._used: dict[int, float] = {}
-        self._sampled_s: float | None = None
+        self._ticks = Baseline[list[float]]()
+        self._group: tuple[Path, Baseline[float]] | None = None
+        self._own_used: dict[tuple[int, float], Baseline[float]] = {}
 
     def discover(self) -> None:
         """Find what comes and goes rarely."""
@@ -42,16 +60,15 @@ class CpuReader:
         return count if quota is None else min(count, quota.cores)
 
     def sample(self, workers: Mapping[str, int]) -> tuple[Cpu, tuple[WorkerUse, ...]]:
-        """Processor use since the last call, and what each of the daemon's own processes took of it."""
+        """Processor use since the last call, or since the one before where that is very recent, and what each of the
+        daemon's own processes took of it."""
         now = time.monotonic()
-        elapsed = None if self._sampled_s is None else now - self._sampled_s
-        self._sampled_s = now
         count = len(os.sched_getaffinity(0))
         quota = self._cgroup.cpu_quota()
         cores = count if quota is None else min(count, quota.cores)
-        uses = tuple(self._own({"daemon": os.getpid(), **workers}, elapsed))
+        uses = tuple(self._own({"daemon": os.getpid(), **workers}, now))
         stat = read_text(self._proc / "stat") or ""
-        busy, steal = self._shares(_ticks(stat, os.sched_getaffinity(0)))
+        busy, steal = self._shares(_ticks(stat, os.sched_getaffinity(0)), now)
         if quota is not None:
             group = self._group_busy(now, quota)
             busy = max((share for share in (busy, group) if share is not None), default=None)
@@ -93,52 +110,45 @@ class CpuReader:
             **self._clock.origins(),
         }
 
-    def _shares(self, ticks: list[float] | None) -> tuple[float | None, float | None]:
-        """Shares of processor time since the last sample: what was neither idle nor waiting for input/output, steal
-        counting as busy; and steal alone."""
+    def _shares(self, ticks: list[float] | None, now: float) -> tuple[float | None, float | None]:
+        """Shares of processor time: what was neither idle nor waiting for input/output, steal counting as busy; and
+        steal alone."""
         if ticks is None:
             return None, None
-        before, self._ticks = self._ticks, ticks
-        if before is None or len(before) != len(ticks) or sum(ticks) <= sum(before):
+        before = self._ticks.of(now, ticks)
+        if before is None or len(before[1]) != len(ticks) or sum(ticks) <= sum(before[1]):
             return None, None
-        passed = [now - then for now, then in zip(ticks, before, strict=True)]
+        passed = [after - then for after, then in zip(ticks, before[1], strict=True)]
         total = sum(passed)
         busy = min(1.0, max(0.0, 1.0 - sum(passed[3:5]) / total))
         return busy, min(1.0, max(0.0, passed[7] / total)) if len(passed) > 7 else None
 
     def _group_busy(self, now: float, quota: CpuQuota) -> float | None:
-        """Share of the quota that the group bearing it has used since the last sample."""
+        """Share of the quota that the group bearing it has used."""
         if quota.used_s is None:
             return None
-        before, self._group = self._group, (quota.directory, now, quota.used_s)
-        if before is None or before[0] != quota.directory or now <= before[1]:
+        if self._group is None or self._group[0] != quota.directory:
+            self._group = quota.directory, Baseline()
+        before = self._group[1].of(now, quota.used_s)
+        if before is None or now <= before[0]:
             return None
-        return min(1.0, max(0.0, (quota.used_s - before[2]) / (now - before[1]) / quota.cores))
+        return min(1.0, max(0.0, (quota.used_s - before[1]) / (now - before[0]) / quota.cores))
 
-    def _own(self, pids: Mapping[str, int], elapsed: float | None) -> list[WorkerUse]:
-        uses = []
+    def _own(self, pids: Mapping[str, int], now: float) -> Iterator[WorkerUse]:
+        seen: dict[tuple[int, float], Baseline[float]] = {}
         for name, pid in pids.items():
-            try:
-                process = self._processes.get(pid)
-                if process is None:
-                    process = self._processes[pid] = psutil.Process(pid)
-                with process.oneshot():
-                    times = process.cpu_times()
-                    resident = process.memory_info().rss
-            except psutil.Error:
-                self._processes.pop(pid, None)
-                self._used.pop(pid, None)
+            directory = PROC / str(pid)
+            times, resident = read_times(directory), read_resident(directory)
+            if times is None or resident is None:
                 continue
-            used = times.user + times.system
-            before = self._used.get(pid)
-            self._used[pid] = used
-            cores = None if before is None or not elapsed else max(0.0, (used - before) / elapsed)
-            uses.append(WorkerUse(name=name, pid=pid, cpu_cores=cores, resident_bytes=resident))
-        gone = set(self._processes) - set(pids.values())
-        for pid in gone:
-            del self._processes[pid]
-            self._used.pop(pid, None)
-        return uses
+            key = pid, times.started
+            seen[key] = self._own_used.get(key) or Baseline()
+            before = seen[key].of(now, times.cpu_s)
+            cores = None
+            if before is not None and now > before[0]:
+                cores = max(0.0, (times.cpu_s - before[1]) / (now - before[0]))
+            yield WorkerUse(name=name, pid=pid, cpu_cores=cores, resident_bytes=resident)
+        self._own_used = seen
 
 
 def _ticks(text: str, affinity: set[int]) -> list[float] | None:

@@ -7,15 +7,19 @@ import shutil
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from device_trees import GIB, Tree
 from hypothesis import given
 from hypothesis import strategies as st
+from patchd.daemon.monitor.cgroup import Cgroup
 from patchd.daemon.monitor.consumption import Consumption, ConsumptionReader
+from patchd.daemon.monitor.cpu import CpuReader
 from patchd.daemon.monitor.energy import EnergyReader
 from patchd.daemon.monitor.frequency import THROTTLED_FOR_S, FrequencyReader
 from patchd.daemon.monitor.monitor import Monitor
 from patchd.daemon.monitor.pressure import parse_stall
+from patchd.daemon.monitor.processes import read_resident, read_times
 from patchd.policies.signals import signals
 
 PSI = "some avg10=12.50 avg60=3.00 avg300=0.10 total=1\nfull avg10=1.00 avg60=0.50 avg300=0.00 total=1\n"
@@ -132,6 +136,18 @@ def test_busy_counts_steal_but_not_waiting_for_the_disk(tree: Tree) -> None:
     cpu = monitor.sample(2.0).cpu
     assert cpu.busy == pytest.approx(0.4)
     assert (cpu.load1, cpu.load5, cpu.load15) == (0.5, 0.4, 0.3)
+
+
+def test_a_sample_at_once_after_another_counts_over_both(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("patchd.daemon.monitor.cpu.time.monotonic", lambda: now)
+    reader = CpuReader(tree.proc, tree.sys, Cgroup(tree.proc, tree.sys))
+    shares = []
+    for moment, idle, busy in ((0.0, 0, 0), (1.0, 60, 40), (1.03, 60, 43), (1.06, 60, 46), (2.0, 110, 90)):
+        now = moment
+        tree.stat(idle=idle, busy=busy)
+        shares.append(reader.sample({})[0].busy)
+    assert shares == [None, *(pytest.approx(share) for share in (0.4, 43 / 103, 46 / 106, 0.5))]
 
 
 @given(st.text(max_size=80) | st.binary(max_size=80).map(lambda data: data.decode("latin-1")))
@@ -357,3 +373,22 @@ def test_batteries_with_different_units_count_alike(tree: Tree) -> None:
     assert power.battery_charge == pytest.approx(0.5)
     assert power.battery_watts == -4.0
     assert power.battery_seconds_left is None
+
+
+# processes
+
+
+def test_what_a_process_used_is_what_the_kernel_tells_itself() -> None:
+    times = read_times(Path(f"/proc/{os.getpid()}"))
+    own = os.times()
+    assert times.cpu_s == pytest.approx(own.user + own.system, abs=0.2)
+    assert times.parent == os.getppid()
+    assert read_resident(Path(f"/proc/{os.getpid()}")) == pytest.approx(psutil.Process().memory_info().rss, rel=0.1)
+
+
+@pytest.mark.parametrize("text", ["", "1 (x", "1 (x) S", "1 (x) S a 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1"])
+def test_a_process_that_is_gone_or_says_nonsense_is_absent(tree: Tree, text: str) -> None:
+    tree.put("proc/7/stat", text)
+    assert read_times(tree.proc / "7") is None
+    assert read_times(tree.proc / "8") is None
+    assert read_resident(tree.proc / "7") is None

@@ -16,6 +16,7 @@ from patchd.daemon.monitor.monitor import Monitor
 from patchd.daemon.monitor.pressure import parse_stall
 from patchd.daemon.sockets import BACKLOG, Caller, bind_unix
 from patchd.policies.errors import ConflictError
+from patchd.policies.signal_readings import readings
 from patchd.policies.snapshot import Snapshot
 
 FILES = (
@@ -34,7 +35,23 @@ FILES = (
     "sys/fs/cgroup/memory.max",
     "sys/fs/cgroup/memory.current",
     "sys/fs/cgroup/memory.stat",
+    "proc/self/stat",
+    "sys/fs/cgroup/memory.pressure",
+    "sys/fs/cgroup/memory/memory.limit_in_bytes",
     "sys/class/thermal/thermal_zone0/temp",
+    "sys/class/thermal/thermal_zone0/trip_point_0_type",
+    "sys/class/thermal/thermal_zone0/trip_point_0_temp",
+    "sys/class/thermal/cooling_device0/type",
+    "sys/class/thermal/cooling_device0/cur_state",
+    "sys/devices/platform/soc/soc:firmware/get_throttled",
+    "sys/class/powercap/intel-rapl:0/name",
+    "sys/class/powercap/intel-rapl:0/energy_uj",
+    "sys/class/hwmon/hwmon0/name",
+    "sys/class/hwmon/hwmon0/power1_average",
+    *(
+        f"sys/devices/system/cpu/cpufreq/policy0/{name}"
+        for name in ("affected_cpus", "scaling_cur_freq", "scaling_max_freq", "cpuinfo_max_freq")
+    ),
     *(f"sys/class/power_supply/BAT0/{name}" for name in ("energy_now", "energy_full", "power_now", "capacity")),
 )
 SHAPES = (
@@ -46,6 +63,10 @@ SHAPES = (
     "usage_usec {0}",
     " 1: {0} {0} IO-APIC 1-edge i8042",
     "inactive_file {0}",
+    "passive",
+    "Processor",
+    "package-0",
+    "power_meter",
 )
 NUMBERS = st.one_of(
     st.integers(-(2**70), 2**70).map(str),
@@ -82,7 +103,10 @@ def test_whatever_the_files_say_there_is_a_snapshot(tmp_path: Path, data: st.Dat
     put(tmp_path, "sys/class/power_supply/BAT0/status", "Discharging")
     read = monitor(tmp_path)
     read.sample(1.0)
-    assert read.sample(2.0).time_s == 2.0
+    seen = read.sample(2.0)
+    assert seen.time_s == 2.0
+    for told in readings(seen, read.origins(seen), 2.0):
+        assert (told.value is None) == bool(told.absent_because)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", "²"])
