@@ -27,6 +27,7 @@ _COMMANDS = {
     "replay": "replay:replay",
     "record": "record:record",
     "doctor": "doctor:doctor",
+    "report": "report:report",
     "openapi": "status:openapi",
 }
 

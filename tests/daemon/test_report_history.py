@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import sqlite3
 import time
@@ -10,12 +11,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lived import decision as decided
 from lived import device, live
 from patchd.daemon.api.history_schemas import History, TrainingSlice
 from patchd.daemon.api.schemas import StageCount
+from patchd.daemon.cli.main import cli
 from patchd.daemon.history import parts
 from patchd.daemon.history_latency import class_of, quantile
 from patchd.daemon.history_reader import Period, read_history
@@ -363,6 +366,22 @@ def test_a_daemon_tells_its_history_up_to_now(daemon: RunningDaemon, photographs
     assert {"memory.available", "disk.free_bytes"} <= history.rows[-1].signals.keys()
     assert history.events_by_kind["daemon.started"] == 1
     assert daemon.client.history(to_s=history.from_s - 60).rows == ()
+
+
+def test_the_command_reports_what_the_daemon_tells(
+    daemon: RunningDaemon, photographs: dict[str, Path], tmp_path: Path
+) -> None:
+    daemon.client.infer("imagenet", photographs["china"].read_bytes())
+    arguments, target = ["--socket", str(daemon.socket), "report", "--since", "10m"], tmp_path / "report.html"
+    done = CliRunner().invoke(cli, [*arguments, "-o", str(target)])
+    assert done.exit_code == 0, done.output
+    history = History.model_validate_json(CliRunner().invoke(cli, [*arguments, "--json"]).stdout)
+    asked = history.tasks["imagenet"].requests
+    assert asked >= 1
+    text = target.read_text()
+    assert "under the policy “steady”" in text
+    assert re.search(rf">{asked} predictions? (was|were) answered for 1 task: half took no longer than", text)
+    assert "patchd serves on" in text
 
 
 @pytest.mark.parametrize(
