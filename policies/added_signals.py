@@ -10,7 +10,8 @@ import re
 POSTED, PLUGGED = "app", "plugin"
 MAX_NAME = 64  # characters
 NAME_RULE = f"two or more words of a-z, 0-9, _ and - joined by dots, at most {MAX_NAME} characters"
-_NAME = re.compile(r"(?:app|plugin)(?:\.[a-z0-9][a-z0-9_-]*)+")
+ADDED = r"(?:app|plugin)(?:\.[a-z0-9][a-z0-9_-]*)+"
+_NAME = re.compile(ADDED)
 
 
 def claims_to_be_added(name: str) -> bool:

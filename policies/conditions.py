@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from .curves import Curve, Drawn, Fixed, Level, level_kind
-from .known_signals import known_signal
+from .known_signals import SignalName, known_signal
 from .policy_tables import Number, WindowText
 from .sections import CascadeCaps, Pixels
 from .signals import SIGNALS
@@ -20,7 +20,7 @@ DEFAULT_BAND = 0.1  # a missing leave threshold lies this share of the enter thr
 class Condition(Frozen):
     """One condition on a signal: `above`, `below` (each with a leave threshold) or `is`."""
 
-    signal: str
+    signal: SignalName = Field(description="the signal that it is about")
     above: Number | None = None
     leave_below: Number | None = None
     below: Number | None = None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from .known_signals import known_signal
+from .known_signals import SignalName, known_signal
 from .policy_mistakes import MistakeAtError
 from .policy_tables import Number
 from .signals import SWITCH
@@ -20,7 +20,7 @@ STEP = 0.05  # of the allocation; between points a curve is taken in such steps,
 class Curve(Frozen):
     """`{ over = "battery.charge", points = [[0.1, 0.2], [0.5, 1.0]] }`."""
 
-    over: str = Field(description="the signal")
+    over: SignalName = Field(description="the signal")
     points: tuple[tuple[Number, Number], ...] = Field(
         min_length=2, description="pairs of a value of the signal, which grows, and an allocation from 0 to 1"
     )

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from typing import Annotated
 
-from .added_signals import NAME_RULE, claims_to_be_added
+from pydantic import WithJsonSchema
+
+from .added_signals import ADDED, NAME_RULE, claims_to_be_added
 from .signals import SIGNALS, SignalSpec, signal_spec
+
+# For editors, which complete the names and show what they mean; `known_signal` is what checks.
+_KNOWN = [{"const": spec.name, "description": f"{spec.meaning} ({spec.unit})"} for spec in SIGNALS.values()]
+_ADDED = {"type": "string", "pattern": f"^{ADDED}$", "description": "a signal that an application or a plug-in adds"}
+SignalName = Annotated[str, WithJsonSchema({"anyOf": [*_KNOWN, _ADDED]})]
 
 
 def known_signal(name: str) -> SignalSpec:

@@ -42,6 +42,8 @@ def explain_mistakes(
         sentence = f"{place}: the key '{key}' is missing"
     elif first["type"] == "value_error":
         sentence = f"{place}: '{key}': {first['ctx']['error']}"
+    elif first["type"] == "literal_error" and first["input"] is True:
+        sentence = f"{place}: '{key}' is true; write false, or leave it out"
     else:
         sentence = f"{place}: '{key}' is {first['input']!r}: {first['msg']}"
     sentence += f" (and {more} more)." if more else "."

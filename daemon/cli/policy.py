@@ -12,7 +12,9 @@ from . import render
 from .common import Settings, json_option, pass_settings, print_body
 
 if TYPE_CHECKING:
-    from ...policies.policy import Policy
+    from ...policies.policy import LoadedPolicy, Policy
+
+EXIT_FINDINGS = 5  # as for a policy that is refused
 
 
 @click.group()
@@ -83,13 +85,67 @@ def _show_file(file: Path, effective: bool, as_json: bool) -> None:
 
 
 @policy.command(
-    epilog="\b\nExamples:\n  patchctl policy check my-policy.toml\n  patchctl policy check my-policy.toml && echo fine"
+    epilog=(
+        "\b\nExamples:\n"
+        "  patchctl policy check my-policy.toml\n"
+        "  patchctl policy check my-policy.toml --drop-ins /etc/patchd/policies.d\n"
+        "  patchctl policy check my-policy.toml --strict --no-daemon    for a build: every finding fails it\n"
+        "\b\nA mistake exits with 5. Findings are told and exit with 0; with --strict with 5 too."
+    )
 )
-@click.argument("file", type=click.Path(path_type=Path))
-def check(file: Path) -> None:
-    """Check a policy file with all it includes. Needs no daemon; a mistake is named with file, line, column and key."""
-    checked = read_policy(file)
-    click.echo(f"{file}: policy '{checked.policy.name}' is fine.")
+@click.argument("name", metavar="NAME|FILE")
+@click.option(
+    "--drop-ins",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Lay the *.toml files of this directory over it.",
+)
+@click.option("--no-daemon", is_flag=True, help="Ask no daemon which signals and tasks this machine has.")
+@click.option("--strict", is_flag=True, help="Exit with 5 where anything is found.")
+@json_option
+@pass_settings
+def check(settings: Settings, name: str, drop_ins: Path | None, no_daemon: bool, strict: bool, as_json: bool) -> None:
+    """Check a policy with all it includes: for mistakes, and for what is hardly meant.
+
+    A mistake is named with file, line, column and key. Found as well, with what to do: rules that never match or never
+    decide anything, thresholds that interlock or have no band, and, where a daemon answers, signals and tasks that this
+    machine does not have.
+    """
+    from ...policies.policy_checks import CheckReport, check_policy
+
+    loaded = load(name, drop_ins)
+    present, tasks, machine, why = _machine(settings, no_daemon)
+    found = check_policy(loaded, present, tasks)
+    report = CheckReport(policy=loaded.policy.policy.name, files=loaded.merged.files, machine=machine, findings=found)
+    if as_json:
+        print_body(report.model_dump_json().encode())
+    else:
+        for finding in found:
+            click.echo(str(finding))
+        count = f"{len(found)} finding{'' if len(found) == 1 else 's'}"
+        click.echo(f"{name}: policy '{report.policy}' is right{f', with {count}' if found else ''}.")
+        click.echo(why)
+    if strict and found:
+        raise SystemExit(EXIT_FINDINGS)
+
+
+def _machine(
+    settings: Settings, no_daemon: bool
+) -> tuple[frozenset[str] | None, frozenset[str] | None, str | None, str]:
+    """The signals and the tasks that a daemon has, its socket, and a sentence on whether one was asked."""
+    skipped = "signals and tasks that this machine lacks were not looked for"
+    if no_daemon:
+        return None, None, None, f"No daemon was asked, so {skipped}."
+    from ...policies.errors import PatchdError
+    from ...policies.signals import signals
+
+    try:
+        with settings.client() as client:
+            present = frozenset(signals(client.snapshot()))
+            tasks = frozenset(task.spec.name for task in client.tasks().tasks)
+            socket = client.status().socket
+    except PatchdError as error:
+        return None, None, None, f"{skipped[:1].upper()}{skipped[1:]}: {error}"
+    return present, tasks, socket, f"Signals and tasks are those of the daemon at {socket} now."
 
 
 @policy.command(
@@ -138,15 +194,17 @@ def is_path(text: str) -> bool:
     return "/" in text or text.endswith(".toml")
 
 
-def read_policy(file: Path) -> Policy:
-    """Read and check a policy file with all it includes. Raises PolicyError naming file, line, column and key."""
+def load(text: str, drop_ins: Path | None = None) -> LoadedPolicy:
+    """The policy that a NAME|FILE argument means, without the daemon. Raises NotFoundError or PolicyError."""
+    from ...policies.presets_loader import preset_names
     from ..policy_files import PolicyFiles
 
-    return PolicyFiles(None).load_file(file).policy
+    files, path = PolicyFiles(drop_ins), Path(text)
+    if text not in preset_names() and (is_path(text) or path.exists()):
+        return files.load_file(path)
+    return files.load(text)
 
 
 def preset_or_file(text: str) -> Policy:
-    """The policy that a NAME|FILE argument means, without the daemon. Raises NotFoundError or PolicyError."""
-    from ...policies.presets_loader import load_preset
-
-    return read_policy(Path(text)) if is_path(text) else load_preset(text)
+    """The policy that a NAME|FILE argument means, without its files."""
+    return load(text).policy

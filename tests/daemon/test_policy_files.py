@@ -148,6 +148,36 @@ def test_a_file_is_shown_and_checked_with_its_includes_without_a_daemon(
     assert wrong.stderr.startswith("patchctl: part.toml:2:2: 'training.max_celsius' is 700")
 
 
+def test_check_tells_what_this_machine_lacks_and_whom_it_asked(site: Site, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    rule = '[[rule]]\nname = "r"\nwhen = [{ signal = "app.nobody.posts", above = 1.0 }]\ntraining = 0.0\n'
+    mine.write_text(f"{MINE}{rule}[task.imagenett]\ninference = 0.5\n")
+    asked = patchctl("policy", "check", mine, socket=site.daemon.socket)
+    assert asked.exit_code == 0
+    assert f"{mine}:5:11: Rule 'r' cannot match now: this machine has no app.nobody.posts" in asked.stdout
+    assert f"{mine}:7:7: The daemon has no task 'imagenett'. Did you mean 'imagenet'?" in asked.stdout
+    assert f"{mine}: policy 'mine' is right, with 2 findings." in asked.stdout
+    assert f"Signals and tasks are those of the daemon at {site.daemon.socket} now." in asked.stdout
+    told = json.loads(patchctl("policy", "check", mine, "--json", socket=site.daemon.socket).stdout)
+    assert [each["kind"] for each in told["findings"]] == ["missing_signal", "unknown_task"]
+    assert told["machine"] == str(site.daemon.socket)
+    assert patchctl("policy", "check", mine, "--strict", socket=site.daemon.socket).exit_code == 5
+    alone = patchctl("policy", "check", mine, "--strict", "--no-daemon", socket=site.daemon.socket)
+    assert alone.exit_code == 0
+    assert "No daemon was asked, so signals and tasks that this machine lacks were not looked for." in alone.stdout
+    nobody = patchctl("policy", "check", mine)
+    assert nobody.exit_code == 0
+    assert "Signals and tasks that this machine lacks were not looked for: patchd does not answer" in nobody.stdout
+
+
+def test_check_lays_drop_ins_over_a_preset_too(tmp_path: Path) -> None:
+    (tmp_path / "10.toml").write_text('remove_rules = ["hott"]\n[inference]\nmax_resolution = 160\n')
+    told = patchctl("policy", "check", "balanced", "--drop-ins", tmp_path, "--no-daemon")
+    assert told.exit_code == 0
+    assert f"{tmp_path}/10.toml:1:17: No earlier file has a rule 'hott' to remove." in told.stdout
+    assert patchctl("policy", "check", "turbo").exit_code == 4
+
+
 def test_a_configured_directory_that_is_missing_is_told(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"The directory .*none does not exist.*policies_dir"):
         PolicyFiles(tmp_path / "none").load("balanced")
