@@ -125,7 +125,9 @@ class Daemon:
         graphs_dir = state_dir / "graphs"
         recent = RecentImages(lambda: self.policies.policy.examples.consent)
         self.requests = RequestLog(self.store, config.keep_requests)
-        self.explaining = ExplainService(self.store, self.deciding, self.requests, self.tasks, self.cascades)
+        self.explaining = ExplainService(
+            self.store, self.deciding, self.requests, self.tasks, self.cascades, self.monitor
+        )
         self.inference = InferenceService(
             self.tasks,
             self.deciding,

@@ -8,14 +8,18 @@ from datetime import datetime
 from ..policies.decision import Decision
 from ..policies.errors import BadInputError, NotFoundError
 from ..policies.explain import Section, sections
+from ..policies.signal_readings import Origin, SignalReading, readings
+from ..policies.snapshot import Snapshot
 from .api.explain_schemas import Explain, RequestRecord
 from .cascade_service import CascadeService
 from .deciding import DecisionService
+from .monitor.monitor import Monitor
 from .request_log import RequestLog
 from .request_words import request_section
 from .store import Store, Stored
 from .task_service import TaskService
 
+ABSENT_THEN = "they were absent then"
 FUTURE_S = 2.0  # a moment so little ahead is now, by a clock that reads differently
 
 
@@ -29,9 +33,10 @@ class ExplainService:
         requests: RequestLog,
         tasks: TaskService,
         cascades: CascadeService,
+        monitor: Monitor,
     ) -> None:
         self._store, self._deciding, self._requests = store, deciding, requests
-        self._tasks, self._cascades = tasks, cascades
+        self._tasks, self._cascades, self._monitor = tasks, cascades, monitor
 
     def now(self, task: str | None = None) -> Explain:
         """The decision in force on what was last seen. Raises NotFoundError for an unknown task."""
@@ -41,8 +46,9 @@ class ExplainService:
         span = self._store.decision_span(found.decision.id)
         since = "" if span is None else f"; what follows from them has been the same since {_clock(span[0])}"
         as_of = f"Signals, rules and reasons are of the last sample, at {_clock(found.snapshot.time_s)}{since}."
-        told = self._told(found, task, as_of)
-        return told.model_copy(update={"sections": (*told.sections, *self._of_cascades(found.decision, task))})
+        told = self._told(found, task, as_of, present=True)
+        *others, signals = told.sections
+        return told.model_copy(update={"sections": (*others, *self._of_cascades(found.decision, task), signals)})
 
     def at(self, time_s: float, task: str | None = None) -> Explain:
         """The decision in force at a moment. Raises NotFoundError where none is stored, BadInputError for the future.
@@ -96,7 +102,15 @@ class ExplainService:
             return present
         return found
 
-    def _told(self, found: Stored, task: str | None, as_of: str, request: RequestRecord | None = None) -> Explain:
+    def _told(
+        self,
+        found: Stored,
+        task: str | None,
+        as_of: str,
+        request: RequestRecord | None = None,
+        *,
+        present: bool = False,
+    ) -> Explain:
         decision, snapshot, policy, rules = found
         if task is not None and request is None and task not in {rung.task for rung in decision.rungs}:
             self._tasks.task(task)  # an unknown one is said to be unknown
@@ -104,7 +118,8 @@ class ExplainService:
                 f"Task '{task}' has nothing to answer with in decision {decision.id}.",
                 hint=f"`patchctl task show {task}` shows its rungs.",
             )
-        told = sections(decision, snapshot, rules, task)
+        signals = self._signals(snapshot, present)
+        told = sections(decision, snapshot, rules, task, signals)
         if task is not None:
             rungs = tuple(rung for rung in decision.rungs if rung.task == task)
             decision = decision.model_copy(update={"rungs": rungs})
@@ -117,10 +132,19 @@ class ExplainService:
             until_s=None if span is None else span[1],
             snapshot=snapshot,
             policy=policy,
+            signals=signals,
             rules=rules,
             request=request,
             sections=told if request is None else (request_section(request), *told),
         )
+
+    def _signals(self, snapshot: Snapshot, present: bool) -> tuple[SignalReading, ...]:
+        """The snapshot's signals with their sources; why one was absent in the past nobody has kept."""
+        origins = self._monitor.origins(snapshot)
+        if present:
+            return readings(snapshot, origins, time.time())
+        then = {name: Origin(origin.source, ABSENT_THEN) for name, origin in origins.items()}
+        return readings(snapshot, then, snapshot.time_s)
 
     def _of_cascades(self, decision: Decision, task: str | None) -> list[Section]:
         """The cascades as they stand now: they are not part of a decision."""

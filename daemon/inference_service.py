@@ -297,7 +297,17 @@ class InferenceService:
             ),
         )
         self._requests.put(
-            Answered(answer, time.time(), reason, given.form, len(given.payload), result.image_size, wish.uid, wish.pid)
+            Answered(
+                answer=answer,
+                time_s=time.time(),
+                reason=reason,
+                form=given.form,
+                bytes=len(given.payload),
+                image_size=result.image_size,
+                slowed_by=slowed_by,
+                uid=wish.uid,
+                pid=wish.pid,
+            )
         )
         return answer
 

@@ -32,6 +32,7 @@ class Answered(NamedTuple):
     form: Form
     bytes: int
     image_size: tuple[int, int] | None
+    slowed_by: float
     uid: int | None
     pid: int | None
 
@@ -49,6 +50,7 @@ class Answered(NamedTuple):
             why=answer.why,
             decision_id=answer.decision_id,
             allocation=answer.allocation,
+            slowed_by=self.slowed_by,
             cascade=answer.cascade,
             form=self.form,
             bytes=self.bytes,

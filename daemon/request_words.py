@@ -31,6 +31,8 @@ def request_section(record: RequestRecord) -> Section:
         f"It came as {_came(record)}.",
         f"{_WHY[record.reason]}: {record.why}.",
     ]
+    if record.slowed_by > 1.0:
+        said.append(f"Other work slowed the device: costs were taken {record.slowed_by:.2f} times as measured.")
     if record.cascade is not None:
         said.append(told_passage(record.cascade))
     said.append(_timing(record))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from .decision import AllocationDecision, Decision, PlanCandidate, ReasonKind, RungCandidate, RungDecision
+from .signal_readings import SignalReading, readings
 from .signal_words import value_in_words
-from .signals import SIGNALS, signal_spec, signals
 from .snapshot import Frozen, Snapshot
 from .training_words import plan_in_words, size_in_words
 from .verdicts import RuleVerdict
@@ -26,9 +26,16 @@ class Section(Frozen):
 
 
 def sections(
-    decision: Decision, snapshot: Snapshot, rules: Sequence[RuleVerdict] | None, task: str | None = None
+    decision: Decision,
+    snapshot: Snapshot,
+    rules: Sequence[RuleVerdict] | None,
+    task: str | None = None,
+    told_of: Sequence[SignalReading] | None = None,
 ) -> tuple[Section, ...]:
-    """The decision told; of one task alone where one is given. `rules` is None where nobody has kept the verdicts."""
+    """The decision told; of one task alone where one is given. `rules` is None where nobody has kept the verdicts.
+
+    `told_of` are the signals with their sources; without them those of the snapshot are told without.
+    """
     rungs = [rung for rung in decision.rungs if task in (None, rung.task)]
     told = [_summary(decision, rungs, with_training=task is None), *_rules(decision.policy, rules)]
     told.append(_allocation("inference", decision.inference, rules is not None))
@@ -38,7 +45,8 @@ def sections(
     told += [*_caps(decision), *(_task(rung) for rung in rungs)]
     if task is None:
         told += [_allocation("training", decision.training, rules is not None), _plan(decision), *_times(decision)]
-    return (*told, _signals(snapshot))
+    readings_told = readings(snapshot, {}, snapshot.time_s) if told_of is None else told_of
+    return (*told, _signals(snapshot, readings_told))
 
 
 def _summary(decision: Decision, rungs: Sequence[RungDecision], *, with_training: bool) -> Section:
@@ -66,16 +74,27 @@ def _trains(decision: Decision) -> str:
     return f"Job {chosen.job} trains: {plan_in_words(chosen.plan)}."
 
 
-def _signals(snapshot: Snapshot) -> Section:
-    seen = signals(snapshot)
+def _signals(snapshot: Snapshot, told: Sequence[SignalReading]) -> Section:
+    """What there is with value, age and source, and what there is not with the reason, those of one reason together."""
     items = []
-    for name, value in seen.items():
-        spec = signal_spec(name, snapshot)
-        items.append(f"{name} is {value_in_words(value, spec.unit if spec else '')}.")
-    absent = [name for name in SIGNALS if name not in seen]
+    for each in told:
+        if each.value is not None:
+            source = f", from {each.source}" if each.source else ""
+            items.append(
+                f"{each.name} is {value_in_words(each.value, each.unit)}, {each.age_s or 0.0:.1f} s old{source}."
+            )
     lead = () if snapshot.source == "device" else (f"They come from {snapshot.source}, not from the device.",)
-    missing = (f"This machine has no {', '.join(absent)}.",) if absent else ()
+    missing = (f"Absent: {', '.join(names)}: {why}." for why, names in absent_by_reason(told).items())
     return Section(key="signals", heading="Signals", sentences=(*lead, *missing), items=tuple(items))
+
+
+def absent_by_reason(told: Sequence[SignalReading]) -> dict[str, list[str]]:
+    """The names of the signals that are absent, by why they are."""
+    found: dict[str, list[str]] = {}
+    for each in told:
+        if each.value is None:
+            found.setdefault(each.absent_because or "nothing here tells it", []).append(each.name)
+    return found
 
 
 def _rules(policy: str, rules: Sequence[RuleVerdict] | None) -> list[Section]:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ...policies.decision import Decision
 from ...policies.explain import Section, flattened
+from ...policies.signal_readings import SignalReading
 from ...policies.snapshot import Frozen, Snapshot
 from ...policies.verdicts import RuleVerdict
 from .schemas import CascadeAnswer, Form, InferTiming, PolicyState
@@ -32,6 +33,7 @@ class RequestRecord(Frozen):
     why: str = Field(description="the same in words, with the numbers of that moment")
     decision_id: str | None = Field(None, description="the decision in force then")
     allocation: float = Field(description="for inference, in force then")
+    slowed_by: float = Field(1.0, description="how many times their calm cost predictions were taken to cost then")
     cascade: CascadeAnswer | None = Field(None, description="its way through a cascade; absent where it passed none")
     form: Form
     bytes: int = Field(description="of the input as it came")
@@ -67,6 +69,9 @@ class Explain(Frozen):
     until_s: float | None = Field(None, description="when another decision took its place; absent: it is in force")
     snapshot: Snapshot | None = Field(None, description="what the monitor saw when it was taken")
     policy: PolicyState | None = Field(None, description="the policy in force then")
+    signals: tuple[SignalReading, ...] = Field(
+        (), description="every signal with value, unit, age and source, absent ones with the reason"
+    )
     rules: tuple[RuleVerdict, ...] | None = Field(
         None, description="every rule of the policy, whether it matched and why not; absent where it was not kept"
     )

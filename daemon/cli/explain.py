@@ -8,6 +8,7 @@ import click
 
 from . import render
 from .common import Moment, Settings, json_option, pass_settings, print_body
+from .signals import value_text
 from .status import policy_line
 
 if TYPE_CHECKING:
@@ -64,9 +65,25 @@ def explain_text(answer: Explain) -> str:
     if answer.policy is not None:
         pairs.append(("policy", policy_line(answer.policy)))
     pairs.append(("as of", answer.as_of))
-    return "\n".join([render.fields(pairs), *(_section(section) for section in answer.sections)])
+    parts = [render.fields(pairs)]
+    for section in answer.sections:
+        table = _signals(answer) if section.key == "signals" and answer.signals else None
+        parts.append(_section(section, table))
+    return "\n".join(parts)
 
 
-def _section(section: Section) -> str:
-    told = (*section.sentences, *(f"  {item}" for item in section.items))
-    return f"{render.heading(section.heading)}\n{render.sentences(told)}"
+def _section(section: Section, table: str | None) -> str:
+    """A section under its heading; a table may stand in place of its items."""
+    items = section.items if table is None else ()
+    told = render.sentences((*section.sentences, *(f"  {item}" for item in items)))
+    return "\n".join(part for part in (render.heading(section.heading), table, told) if part)
+
+
+def _signals(answer: Explain) -> str:
+    """The signals that there are; `patchctl signals` tells more of each."""
+    rows = [
+        (each.name, value_text(each.value, each.unit), render.duration(each.age_s or 0.0), each.source or "")
+        for each in answer.signals
+        if each.value is not None
+    ]
+    return render.table(("signal", "value", "age", "where it is read"), rows, right=(1, 2))

@@ -13,12 +13,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import bodies
+import click
 import pytest
 from patchd.daemon.api.explain_schemas import Explain, RequestRecord
-from patchd.daemon.api.schemas import TraceReplay
+from patchd.daemon.api.schemas import PolicyState, TraceReplay
+from patchd.daemon.cli.explain import explain_text
+from patchd.daemon.cli.render import clock
 from patchd.daemon.request_log import CHUNK, FLUSH_AFTER_S, Answered, RequestLog
 from patchd.daemon.store import Store
+from patchd.policies.decide import decide
+from patchd.policies.decision import Ladder, Rung
 from patchd.policies.errors import BadInputError, NotFoundError
+from patchd.policies.explain import sections
+from patchd.policies.presets_loader import load_preset
+from patchd.policies.rules import initial_state
+from patchd.policies.signal_readings import Origin, readings
+from patchd.policies.snapshot import Cpu, Disk, Memory, Power, Pressure, Sensor, Snapshot, Stall
+from patchd.policies.verdicts import verdicts
 from running import RunningDaemon, warm
 
 POLICY = """
@@ -51,6 +62,56 @@ def patchctl(daemon: RunningDaemon, *arguments: str) -> subprocess.CompletedProc
     command = [sys.executable, "-m", "patchd.daemon.cli.main", "--socket", str(daemon.socket), *arguments]
     environ = {**os.environ, "COLUMNS": "80"}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environ, check=False)
+
+
+def example() -> str:
+    """`patchctl explain --task imagenet` on a laptop that was unplugged and is busy for a moment, in 80 columns."""
+    rungs = tuple(
+        Rung(base="lite0", resolution=side, cost_ms=cost) for side, cost in ((224, 11.8), (160, 7.4), (96, 4.1))
+    )
+    policy, ladders, state = (
+        load_preset("balanced"),
+        {"imagenet": Ladder(task="imagenet", rungs=rungs)},
+        initial_state(),
+    )
+    decision = None
+    for turn, busy in enumerate((0.1, 0.1, 0.72, 0.72)):
+        now_s = 1_700_000_000.0 + 0.2 * turn
+        snapshot = Snapshot(
+            time_s=now_s,
+            cpu=Cpu(count=4, busy=busy, busy_own=0.0),
+            memory=Memory(total_bytes=16 * 10**9, available_bytes=9 * 10**9),
+            pressure=Pressure(memory=Stall(some_avg10=0.0, some_avg60=0.0)),
+            disk=Disk(total_bytes=500 * 10**9, free_bytes=212 * 10**9),
+            power=Power(on_mains=False, battery_charge=0.35),
+            temperatures=(Sensor(name="cpu", celsius=61.0),),
+        )
+        decision, state = decide(policy, snapshot, state, ladders, None, decision, "6b0cd8c5-12")
+    known = ("cpu.busy_other", "power.on_mains", "battery.charge", "temperature.max", "battery.seconds_left")
+    files = ("proc/stat", "sys/class/power_supply/AC0", "sys/class/power_supply/BAT0", "sys/class/thermal", "")
+    origins = {name: Origin(file and f"/{file}", "BAT0 tells no time") for name, file in zip(known, files, strict=True)}
+    seen = tuple(each for each in readings(snapshot, origins, now_s + 0.3) if each.name in known)
+    rules = verdicts(policy, snapshot, state)
+    answer = Explain(
+        asked="now",
+        task="imagenet",
+        as_of=f"Signals, rules and reasons are of the last sample, at {clock(now_s)}.",
+        decision=decision,
+        snapshot=snapshot,
+        policy=PolicyState(name="balanced", source="preset:balanced", sha256="0" * 64, loaded_s=1_699_990_000.0),
+        signals=seen,
+        rules=rules,
+        sections=sections(decision, snapshot, rules, "imagenet", seen),
+    )
+    return click.unstyle(explain_text(answer))
+
+
+def test_the_example_of_the_documentation_is_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.setenv("COLUMNS", "80")
+    time.tzset()
+    text = (Path(__file__).parents[2] / "docs" / "explain.md").read_text()
+    assert f"```text\n{example()}\n```" in text
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +154,10 @@ def test_now_says_what_matches_and_what_does_not_and_why(told: Told) -> None:
     assert "'hot' does not match: temperature.max is 61 degrees Celsius, and it is entered above 85" in text
     assert "They come from trace:low, not from the device." in text
     assert {candidate.rung.resolution for candidate in answer.decision.rungs[0].candidates} == {224, 192, 160, 128, 96}
+    by_name = {each.name: each for each in answer.signals}
+    assert (by_name["battery.charge"].value, by_name["battery.charge"].source) == (0.08, "trace:low")
+    assert (by_name["memory.available"].source, by_name["memory.available"].age_s < 60) == ("/proc/meminfo", True)
+    assert by_name["battery.seconds_left"].absent_because == "trace:low does not tell it"
     assert len({section.key for section in answer.sections}) == len(answer.sections)
 
 
@@ -130,6 +195,7 @@ def test_a_past_moment_is_explained_as_fully_as_it_was_then(told: Told) -> None:
     now = told.while_low
     assert (explained.asked, explained.at_s) == ("moment", told.low_s)
     assert explained.decision.inference == now.decision.inference
+    assert {each.name: each.value for each in explained.signals}["battery.charge"] == 0.08
     assert {(rule.rule, rule.matches) for rule in explained.rules} == {(rule.rule, rule.matches) for rule in now.rules}
     assert {section.key for section in explained.sections} == {section.key for section in now.sections}
     assert "are of when it was taken" in explained.as_of
@@ -204,7 +270,7 @@ def test_the_answers_of_both_protocols_carry_the_id_in_a_header(told: Told, phot
 
 def answered(number: int, task: str = "digits") -> Answered:
     answer = bodies.answer().model_copy(update={"request_id": f"r-{number}", "task": task})
-    return Answered(answer, 1000.0 + number, "decision", "image", 5, (4, 3), None, None)
+    return Answered(answer, 1000.0 + number, "decision", "image", 5, (4, 3), 1.0, None, None)
 
 
 def test_the_record_keeps_the_newest_requests_and_not_more_than_its_number(tmp_path: Path) -> None:

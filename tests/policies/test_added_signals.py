@@ -64,7 +64,7 @@ def test_a_rule_on_an_added_signal_matches_while_it_is_there() -> None:
     seen = snapshot(reading("app.people", 3.0))
     decision, _ = decide(policy, seen, initial_state(), {}, None, None, "1")
     assert decision.inference.value == 0.2
-    assert "app.people is 3 people." in flattened(sections(decision, seen, None))
+    assert "app.people is 3 people, 1.0 s old, from anna." in flattened(sections(decision, seen, None))
 
 
 def test_a_name_that_only_begins_like_one_is_refused_with_the_rule_for_names() -> None:
