@@ -26,9 +26,9 @@ class TrainingMethods:
         return post(lambda: schemas.JobView, "/v1/jobs", spec)
 
     @Method
-    def jobs(self) -> Call[schemas.JobList]:
-        """All training jobs."""
-        return get(lambda: schemas.JobList, "/v1/jobs")
+    def jobs(self, *, only_open: bool = False) -> Call[schemas.JobList]:
+        """All training jobs, or those that have not ended."""
+        return get(lambda: schemas.JobList, "/v1/jobs", {"open": "true"} if only_open else None)
 
     @Method
     def job(self, job_id: str) -> Call[schemas.JobView]:

@@ -1,4 +1,4 @@
-"""What was answered for each task: for `/metrics` since the start, for the history since it last asked."""
+"""What was answered for each task: since the start for `/metrics` and the status, and since the history last asked."""
 
 from __future__ import annotations
 
@@ -20,30 +20,40 @@ class ServedCounts:
     """Counts by task."""
 
     def __init__(self) -> None:
-        self._totals: dict[str, int] = {}
+        self._since_start: dict[str, Served] = {}
         self._lately: dict[str, Served] = {}
 
     @property
     def total(self) -> int:
         """Answers of all tasks since the start, those that are gone included."""
-        return sum(self._totals.values())
+        return sum(map(self.of, self._since_start))
 
     def of(self, task: str) -> int:
         """Answers of a task since the start."""
-        return self._totals.get(task, 0)
+        return sum(self.since_start(task).classes.values())
+
+    def since_start(self, task: str) -> Served:
+        """What came for a task since the start; counts that only grow, so that whoever looks twice knows the rest."""
+        return self._since_start.get(task, Served())
 
     def answered(self, task: str, total_ms: float) -> None:
         """One more answer, and what it took from the last byte in."""
-        self._totals[task] = self._totals.get(task, 0) + 1
-        lately = self._lately.setdefault(task, Served())
         of = class_of(total_ms)
-        lately.classes[of] = lately.classes.get(of, 0) + 1
-        lately.most_ms = max(lately.most_ms, total_ms)
+        for counts in self._both(task):
+            counts.classes[of] = counts.classes.get(of, 0) + 1
+            counts.most_ms = max(counts.most_ms, total_ms)
 
     def refused(self, task: str, code: str) -> None:
         """A request of an existing task that ended in an error."""
-        refused = self._lately.setdefault(task, Served()).refused
-        refused[code] = refused.get(code, 0) + 1
+        for counts in self._both(task):
+            counts.refused[code] = counts.refused.get(code, 0) + 1
+
+    def _both(self, task: str) -> tuple[Served, Served]:
+        return self._since_start.setdefault(task, Served()), self._lately.setdefault(task, Served())
+
+    def tasks(self) -> tuple[str, ...]:
+        """Those that were asked since the start, removed ones included."""
+        return tuple(self._since_start)
 
     def take(self) -> dict[str, Served]:
         """What was counted since this was last asked."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .api.sampling_schemas import SamplingState
-from .api.schemas import TaskView
+from .api.schemas import StageAnswers, TaskServing, TaskView
 from .base_service import BaseService
 from .calibration_service import CalibrationService
 from .cascade_service import CascadeService
@@ -69,4 +69,19 @@ class Services:
             ladder=self.tasks.ladders.get(name),
             pool=self.tasks.pool(name),
             predictions=self.inference.predictions_of(name),
+        )
+
+    def serving(self) -> tuple[TaskServing, ...]:
+        """What came for each task since the start."""
+        counts, stages = self.inference.served, self.cascades.counted()
+        return tuple(
+            TaskServing(
+                task=name,
+                times=counts.since_start(name).classes,
+                most_ms=counts.since_start(name).most_ms,
+                refused=counts.since_start(name).refused,
+                stages=tuple(StageAnswers(stage=each, answers=of.answers) for each, of in stages.get(name, ())),
+            )
+            for name in counts.tasks()
+            if name in self.tasks.tasks
         )

@@ -22,6 +22,7 @@ from ..durable import write_durably
 from ..inference_service import Input, Wish
 from ..media_types import IMAGE_TYPES
 from ..services import Services
+from ..training_jobs import FINAL
 from . import schemas as s
 from .added_signal_routes import AddedSignalRoutes
 from .base_routes import BaseRoutes
@@ -75,6 +76,7 @@ class Routes:
             tasks=len(d.tasks.tasks),
             jobs_active=sum(job.state in ("queued", "running") for job in d.training.jobs()),
             requests_total=d.inference.total,
+            serving=d.serving(),
             trace=d.deciding.trace_state().name,
             examples=d.examples.summary(),
             sampling=d.sampling(),
@@ -213,8 +215,10 @@ class Routes:
         self._s.permissions.check_training(c.caller)
         return self._s.training.submit(c.body)
 
-    async def jobs(self, _: Context) -> s.JobList:
-        return s.JobList(jobs=self._s.training.jobs())
+    async def jobs(self, c: Context) -> s.JobList:
+        open_only = c.switch("open", False)
+        jobs = self._s.training.jobs()
+        return s.JobList(jobs=tuple(job for job in jobs if not (open_only and job.state in FINAL)))
 
     async def job(self, c: Context) -> s.JobView:
         return self._s.training.job(c.path("id"))
@@ -374,7 +378,14 @@ class Routes:
                 changes=True,
             ),
             Route("POST", "/v1/jobs", "Submit a training job", self.submit, s.JobView, TrainSpec, changes=True),
-            Route("GET", "/v1/jobs", "All training jobs", self.jobs, s.JobList),
+            Route(
+                "GET",
+                "/v1/jobs",
+                "All training jobs",
+                self.jobs,
+                s.JobList,
+                query=(("open", "boolean", "true: only those that have not ended"),),
+            ),
             Route("GET", "/v1/jobs/{id}", "One training job", self.job, s.JobView),
             Route("POST", "/v1/jobs/{id}/pause", "Pause a job", self.pause, s.JobView, changes=True),
             Route("POST", "/v1/jobs/{id}/resume", "Resume a job", self.resume, s.JobView, changes=True),

@@ -72,6 +72,25 @@ class WorkerStatus(Frozen):
     reason: str | None = Field(None, description="why a worker that was loaded is not any more")
 
 
+class StageAnswers(Frozen):
+    """How often a stage of a cascade gave the answer."""
+
+    stage: str
+    answers: int
+
+
+class TaskServing(Frozen):
+    """What came for one task since the start. The counts only grow: two looks tell what was between them."""
+
+    task: str
+    times: dict[int, int] = Field(
+        description="answers by class of what they took: class k holds 2^(k/8) to 2^((k+1)/8) ms"
+    )
+    most_ms: float = Field(description="the longest")
+    refused: dict[str, int] = Field(description="requests that ended in an error, by its code")
+    stages: tuple[StageAnswers, ...] = Field((), description="of its cascade, since that was made")
+
+
 class Status(Frozen):
     """The daemon at a glance."""
 
@@ -89,6 +108,7 @@ class Status(Frozen):
     tasks: int
     jobs_active: int
     requests_total: int
+    serving: tuple[TaskServing, ...] = Field((), description="tasks that were asked since the start")
     trace: str | None = Field(None, description="name of the trace being replayed into the monitor")
     examples: ExampleSummary = Field(ExampleSummary(), description="what applications handed over to learn from")
     sampling: SamplingState | None = Field(None, description="how often the device is looked at, and why")

@@ -23,7 +23,6 @@ from patchd.daemon.cli.accuracy import wilson
 from patchd.daemon.cli.common import EXIT_CODES
 from patchd.daemon.cli.main import cli
 from patchd.daemon.cli.render import wrap
-from patchd.daemon.cli.top import screen_text
 from patchd.policies.decision import Rung
 from patchd.policies.presets_loader import preset_text, trace_names, trace_text
 from patchd.policies.replay import ReplayResult
@@ -758,13 +757,6 @@ def test_a_recording_that_was_cut_off_is_replayed_and_the_cut_is_said(tmp_path) 
     result = patchctl("replay", file)
     assert result.exit_code == 0, result.output
     assert "ends in the middle of a line" in result.stderr
-
-
-@pytest.mark.parametrize("size", [(80, 24), (40, 10), (200, 60)])
-def test_the_live_screen_fits_its_terminal(size) -> None:
-    shown = screen_text(bodies.STATUS, [bodies.job()], bodies.EVENTS * 20, size).splitlines()
-    assert len(shown) <= size[1]
-    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in shown) <= size[0]
 
 
 def test_the_live_screen_needs_a_terminal() -> None:

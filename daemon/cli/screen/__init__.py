@@ -1,0 +1,1 @@
+"""The live screen of `patchctl top`: texts and numbers apart from the widgets that show them."""
