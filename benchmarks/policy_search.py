@@ -11,19 +11,21 @@ A case that breaks one of these is made smaller for as long as it still breaks i
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from common import finish, parser, print_table
 from patchd.policies.choices import Choices
-from patchd.policies.conditions import Condition
+from patchd.policies.conditions import Condition, Rule
+from patchd.policies.curves import BAND, Curve
 from patchd.policies.decide import decide
-from patchd.policies.decision import Decision
+from patchd.policies.decision import CapKey, Decision
 from patchd.policies.policy import Policy, parse_policy
 from patchd.policies.rules import PolicyState, initial_state
 from patchd.policies.training_costs import PlanLimits, TrainingSituation
@@ -62,14 +64,14 @@ class Met:
                 else:
                     self.since.pop(key, None)
 
-    def surely(self, rule: Any, now: float, first: bool) -> bool:
+    def surely(self, rule: Rule, now: float, first: bool) -> bool:
         """Whether a rule matches without doubt."""
         return all(
             (since := self.since.get((rule.name, index))) is not None and (first or now - since >= condition.for_s)
             for index, condition in enumerate(rule.when)
         )
 
-    def possible(self, rule: Any) -> bool:
+    def possible(self, rule: Rule) -> bool:
         """Whether a rule may match: each of its conditions was met at some time."""
         return all((rule.name, index) in self.ever for index in range(len(rule.when)))
 
@@ -112,8 +114,10 @@ def _broken(case: Case, found: Found) -> Iterator[str]:
             )
             if (again, remembered) != (decision, after):
                 yield f"turn {turn}: the same again decides otherwise"
-        for complaint in (*_allocations(policy, decision, met, turn == 0), *_caps(policy, case, decision)):
-            yield f"turn {turn}: {complaint}"
+        able = [rule for rule in policy.rule if all(curve.over in values for _, curve in rule.curves)]
+        sure = [rule for rule in able if met.surely(rule, now, turn == 0)]
+        complaints = (*_allocations(policy, decision, met, sure, values), *_caps(policy, case, decision, sure))
+        yield from (f"turn {turn}: {complaint}" for complaint in complaints)
         yield from (f"turn {turn}: {said}" for said in _slopes(policy, before, decision, changed))
         if before is not None and before.rungs[0].resolution != decision.rungs[0].resolution:
             found.counts["resolutions changed"] += 1
@@ -131,24 +135,48 @@ def _broken(case: Case, found: Found) -> Iterator[str]:
         before, state = decision, after
 
 
-def _allocations(policy: Policy, decision: Decision, met: Met, first: bool) -> Iterator[str]:
+def _allocations(policy: Policy, decision: Decision, met: Met, sure: Sequence[Rule], values: Values) -> Iterator[str]:
     for name, table in (("inference", policy.inference), ("training", policy.training)):
         allocation = getattr(decision, name)
         if not allocation.reasons or not all(reason.text for reason in allocation.reasons):
             yield f"{name} has no reason"
         if allocation.value > min(allocation.target, table.allocation):
             yield f"{name} {allocation.value} is above its target or the policy's"
-        limits = [(rule, limit) for rule in policy.rule if (limit := getattr(rule, name)) is not None]
-        for rule, limit in limits:
-            if allocation.value > limit and met.surely(rule, decision.time_s, first):
+        for rule in sure:
+            limit = _most(getattr(rule, name), values)
+            if limit is not None and allocation.value > limit:
                 yield f"{name} {allocation.value} is above the {limit} of rule {rule.name}, which matches"
-        if allocation.target < table.allocation and not any(met.possible(rule) for rule, _ in limits):
+        if allocation.target < table.allocation and not any(
+            met.possible(rule) for rule in policy.rule if getattr(rule, name) is not None
+        ):
             yield f"{name} is restricted, and no rule can match"
 
 
-def _caps(policy: Policy, case: Case, decision: Decision) -> Iterator[str]:
+def _most(level: Any, values: Values) -> float | None:
+    """The most that a rule's result may allow; None where that is nothing to do with an allocation."""
+    if not isinstance(level, Curve):
+        return None if level is None or level is False else float(level)
+    x = values[level.over]
+    band = BAND * (level.points[-1][0] - level.points[0][0]) + SLACK
+    between = [y for place, y in level.points if x - band <= place <= x + band]
+    return max((level.at(x - band), level.at(x + band), *between))
+
+
+def _caps(policy: Policy, case: Case, decision: Decision, sure: Sequence[Rule]) -> Iterator[str]:
     (rung,) = decision.rungs
-    low, high = policy.inference.min_resolution or 0, policy.inference.max_resolution or 10**6
+    told = {cap.key: cap.value for cap in decision.caps}
+    if not all(reason.text for cap in decision.caps for reason in cap.reasons):
+        yield "a cap has no reason"
+    for key, of in ((CapKey.MAX_RESOLUTION, "max_resolution"), (CapKey.MEMORY_BYTES, "memory_bytes")):
+        own = policy.inference.max_resolution if key is CapKey.MAX_RESOLUTION else policy.training.memory_bytes
+        for rule in sure:
+            limit = getattr(rule, of)
+            if limit is not None and min(told.get(key, math.inf), math.inf if own is None else own) > limit:
+                yield f"rule {rule.name} matches, and its {of} of {limit} does not hold"
+    tops = [policy.inference.max_resolution, told.get(CapKey.MAX_RESOLUTION)]
+    tops += [section.max_resolution for section in policy.task.values()]
+    high = min((top for top in tops if top is not None), default=math.inf)
+    low = min(policy.inference.min_resolution or 0, high)
     sides = [each["resolution"] for each in case.rungs]
     if not low <= rung.resolution <= high and any(low <= side <= high for side in sides):
         yield f"{rung.resolution} px is outside of the caps"
@@ -162,8 +190,13 @@ def _caps(policy: Policy, case: Case, decision: Decision) -> Iterator[str]:
             yield f"a plan of cost {plan.cost} is above the training allocation {decision.training.value}"
         if plan.fraction > policy.training.max_fraction + SLACK:
             yield f"a plan unfreezes {plan.fraction} of the base, {policy.training.max_fraction} is allowed"
-        if case.memory_bytes is not None and (plan.memory_bytes or 0) > case.memory_bytes:
-            yield f"a plan takes {plan.memory_bytes} bytes, {case.memory_bytes} are allowed"
+        room = min(
+            told.get(CapKey.MEMORY_BYTES, math.inf), math.inf if case.memory_bytes is None else case.memory_bytes
+        )
+        if (plan.memory_bytes or 0) > room:
+            yield f"a plan takes {plan.memory_bytes} bytes, {room} are allowed"
+    if any(rule.training is False for rule in sure) and not decision.times.hindrances:
+        yield "a matching rule does not permit training, and nothing hinders it"
     if not decision.plan.text:
         yield "the plan has no reason"
 
@@ -198,6 +231,8 @@ def _smaller(case: Case) -> Iterator[Case]:
             yield replace(case, samples=case.samples[:-size])
             yield replace(case, samples=case.samples[size:])
     rules = case.policy["rule"]
+    if "task.t" in case.policy:
+        yield replace(case, policy={name: table for name, table in case.policy.items() if name != "task.t"})
     for index, rule in enumerate(rules):
         yield replace(case, policy={**case.policy, "rule": rules[:index] + rules[index + 1 :]})
         for place in range(len(rule["when"])) if len(rule["when"]) > 1 else ():

@@ -133,16 +133,35 @@ def _policy(chance: random.Random) -> dict[str, Any]:
     if chance.random() < 0.2:
         training["max_celsius"] = 80.0
     rules = [_rule(chance, f"r{index}") for index in range(chance.randint(0, 6))]
-    return {"policy": {"name": "random"}, "inference": inference, "training": training, "rule": rules}
+    made: dict[str, Any] = {"policy": {"name": "random"}, "inference": inference, "training": training, "rule": rules}
+    if chance.random() < 0.3:
+        made["task.t"] = {"inference": _tenth(chance), "max_resolution": chance.choice((64, 128, 288))}
+    return made
 
 
 def _rule(chance: random.Random, name: str) -> dict[str, Any]:
     rule: dict[str, Any] = {"name": name, "when": [_condition(chance) for _ in range(chance.choice((1, 1, 1, 2, 3)))]}
     if chance.random() < 0.8:
-        rule["inference"] = _tenth(chance)
+        rule["inference"] = _level(chance)
     if "inference" not in rule or chance.random() < 0.6:
-        rule["training"] = _tenth(chance)
+        rule["training"] = False if chance.random() < 0.15 else _level(chance)
+    if chance.random() < 0.15:
+        rule["max_resolution"] = chance.choice((64, 96, 160, 224))
+    if chance.random() < 0.1:
+        rule["memory_bytes"] = round(chance.uniform(0, 1e9))
+    if chance.random() < 0.1:
+        rule["cascade"] = {"enabled": False}
     return rule
+
+
+def _level(chance: random.Random) -> Any:
+    """An allocation, fixed or as a curve over a signal."""
+    if chance.random() < 0.8:
+        return _tenth(chance)
+    signal = chance.choice([name for name, bounds in RANGES.items() if bounds is not None])
+    low, high = RANGES[signal] or (0.0, 1.0)
+    places = sorted(chance.sample(range(11), chance.randint(2, 4)))
+    return {"over": signal, "points": [[low + (high - low) * place / 10, _tenth(chance)] for place in places]}
 
 
 def _condition(chance: random.Random) -> dict[str, Any]:

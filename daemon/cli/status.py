@@ -57,7 +57,7 @@ def status_text(state: Status) -> str:
         pairs.append(("sampling", sampling_line(state.sampling)))
     if state.decision:
         pairs.append(("inference", allocation_line(state.decision.inference)))
-        if state.decision.slowdown is not None:
+        if state.decision.slowdown is not None and state.decision.slowed_by > 1:
             pairs.append(("", state.decision.slowdown.text))
         pairs.append(("training", allocation_line(state.decision.training)))
         pairs.append(("", state.decision.times.text or state.decision.plan.text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +13,6 @@ from patchd.daemon.api.schemas import CostView, TraceReplay
 from patchd.daemon.pace import WARM_RUNS, Pace
 from patchd.daemon.workers.protocol import InferResult, Passage, RungRef, Timing
 from patchd.policies.task import Preprocessing
-from patchd.policies.trace import header_line
 from running import RunningDaemon, warm
 
 RUNG = RungRef(task="t", base="lite0", resolution=224, labels=3, preprocessing=Preprocessing())
@@ -45,10 +45,9 @@ class Surroundings:
         return Pace(lambda base, side: known.get((base, side)), lambda: self.worker, lambda: self.training)
 
 
-def result(network_ms: float = 20.0, **changed: object) -> InferResult:
+def result(network_ms: float = 20.0) -> InferResult:
     timing = Timing(decode_ms=50.0, preprocess_ms=30.0, bind_ms=40.0, network_ms=network_ms)
-    made = InferResult(id=1, indices=(0,), probabilities=(1.0,), timing=timing, engine="torch", resolution=224)
-    return made.model_copy(update=changed)
+    return InferResult(id=1, indices=(0,), probabilities=(1.0,), timing=timing, engine="torch", resolution=224)
 
 
 def warmed(pace: Pace) -> Pace:
@@ -78,7 +77,7 @@ def test_the_median_of_network_times_over_what_the_network_was_measured_to_take_
 )
 def test_what_does_not_compare_with_the_measured_cost_is_left_out(changed: dict[str, object]) -> None:
     pace = warmed(Surroundings().pace())
-    pace.heard(RUNG, result(**changed), alone=True)
+    pace.heard(RUNG, result().model_copy(update=changed), alone=True)
     assert pace.take() is None
 
 
@@ -123,8 +122,10 @@ def test_slow_predictions_choose_a_cheaper_rung_and_it_is_told_why(
 ) -> None:
     image = photographs["flower"].read_bytes()
     assert mistaken.client.infer("imagenet", image).resolution == 224
-    busy = '{"t": 0, "cpu": {"count": 2, "busy": 0.9, "busy_own": 0.1}}\n{"t": 600}'  # slow for a reason
-    mistaken.client.start_trace(TraceReplay(jsonl=f"{header_line('busy', 'other work', 1.0)}\n{busy}", name="busy"))
+    header = {"format": "patchd-trace", "version": 1, "name": "busy", "story": "Other work.", "period_s": 1.0}
+    other = {"t": 0, "cpu": {"count": 2, "busy": 0.9, "busy_own": 0.1}}  # slow for a reason
+    lines = "\n".join(map(json.dumps, (header, other, {"t": 600})))
+    mistaken.client.start_trace(TraceReplay(jsonl=lines, name="busy"))
     small = mistaken.until(lambda: (a := mistaken.client.infer("imagenet", image)).resolution < 224 and a, 60)
     assert small.allocation == 1.0
     assert "on this slowed device" in small.why

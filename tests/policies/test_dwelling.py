@@ -217,6 +217,24 @@ def test_a_rung_that_is_no_more_or_that_a_cap_forbids_is_left_at_once() -> None:
         assert previous.rungs[0].resolution == (224, 160, 96, 96, 128)[at]
 
 
+def test_a_cap_of_a_rule_is_obeyed_at_once_and_its_end_waits_like_any_rise() -> None:
+    rules = """
+[[rule]]
+name = "half"
+when = [{ signal = "cpu.busy_other", above = 0.5, leave_below = 0.5 }]
+inference = 0.6
+[[rule]]
+name = "small"
+when = [{ signal = "cpu.busy_other", above = 0.8, leave_below = 0.8 }]
+max_resolution = 100
+"""
+    policy = parse_policy(f'[policy]\nname = "capped"\n[inference]\nrise_per_s = 1.0\n{rules}', "capped")
+    made = decided(policy, FIVE, [0.1, 0.6, 0.9, *[0.6] * 14], 1.0)
+    assert sides(made)[:3] == [224, 160, 96]  # the second change comes within a second, for the cap demands it
+    assert sides(made)[3:13] == [96] * 10
+    assert sides(made)[13:] == [160] * 4
+
+
 def test_after_the_clock_was_set_back_the_ten_seconds_begin_anew() -> None:
     state, previous, seen = initial_state(), None, []
     times = [1000.0, 1001.0, *(500.0 + t for t in range(13))]
