@@ -19,7 +19,7 @@ from .signals import signal_spec
 from .snapshot import Frozen
 from .windows import day_and_time, is_open
 
-NO_CLOCK = "a trace has no time of day"
+NO_CLOCK = "the trace does not tell the time of day"
 
 
 class ConditionState(Frozen):
@@ -83,6 +83,7 @@ def match_rules(
     missing: list[tuple[Rule, Reason]] = []
     for rule in policy.rule:
         holds, soon, why = _window(rule, local)
+        seen: list[tuple[Condition, float]] = []
         if rule.windows and local is None:
             missing.append((rule, _cannot(rule, None, NO_CLOCK)))
         for index, condition in enumerate(rule.when):
@@ -95,7 +96,7 @@ def match_rules(
             if value is None:
                 missing.append((rule, _absent(rule, condition.signal)))
             else:
-                why.append(_reason(rule, condition, value))
+                seen.append((condition, value))
         levels = {
             name: float(level)
             for name, level in (("inference", rule.inference), ("training", rule.training))
@@ -111,7 +112,8 @@ def match_rules(
             curves[key] = curve.held(value, before.curves.get(key))
             levels[name] = curve.level(curves[key])
             read[name] = f" (its curve over {curve.over} at {value:.3g})"
-        if holds or soon:
+        if holds or soon:  # what is told of others is not read, and sentences take most of the time
+            why += [_reason(rule, condition, value) for condition, value in seen]
             (matching if holds else coming).append(Match(rule, tuple(why), levels, read))
     return Matched(tuple(matching), tuple(coming), tuple(missing), RuleMemory(conditions=conditions, curves=curves))
 

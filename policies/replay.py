@@ -148,11 +148,13 @@ def _notes(run: Terms, policy: Policy) -> tuple[str, ...]:
     timed = [
         key
         for key, given in (
-            ("windows", bool(policy.training.windows)),
-            ("max_minutes_per_day", policy.training.max_minutes_per_day is not None),
+            ("training.windows", bool(policy.training.windows)),
+            ("the daily limits on training", bool(Sight(policy).daily_limits_s)),
+            *((f"rule '{rule.name}'", bool(rule.windows)) for rule in policy.rule),
         )
         if given
     ]
     if run.trace.header.start is not None or not timed:
         return ()
-    return (f"'{policy.policy.name}': {' and '.join(timed)} left out, as the trace does not tell the time of day",)
+    left_out = ", ".join(timed)
+    return (f"'{policy.policy.name}': {left_out} left out, as the trace does not tell the time of day; --start does",)

@@ -13,8 +13,9 @@ from pydantic import Field
 from .policy import Policy
 from .replay_steps import Course, Outcome, Terms
 from .snapshot import Frozen
-from .trace import TraceRecord
+from .trace import Trace, TraceRecord
 
+LEAST_SPREAD_CORES = 0.05  # standard deviation of the processors in use, below which their power tells nothing
 ASSUMED_RATE = 1.0  # predictions a second where neither trace nor user tells
 
 RateSource = Literal["given", "trace", "assumed"]
@@ -55,7 +56,8 @@ class TrainingReplay(Frozen):
 class EnergyUse(Frozen):
     """Joules of predictions and training; absent where nothing tells, and then `why` says so."""
 
-    source: Literal["trace", "watts_per_core"] | None = None
+    source: Literal["trace", "given"] | None = None
+    watts_per_core: float | None = Field(None, description="what a busy processor takes")
     inference_joules: float | None = None
     training_joules: float | None = None
     why: str = ""
@@ -71,14 +73,6 @@ class Used:
     energy: EnergyUse
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """What counts of a record of the trace here."""
-
-    rates: Mapping[str, float]  # predictions a second by task, where it tells
-    joules: float | None  # of a processor second, where it tells
-
-
 class Account:
     """Adds up courses of policies over one trace."""
 
@@ -91,55 +85,46 @@ class Account:
             name: max(_cost(rung.cost_ms, rung.resolution) for rung in ladder.rungs)
             for name, ladder in run.ladders.items()
         }
-        self._records = [self._seen(record) for record in run.trace.records]
-        told = {task for record in self._records for task in record.rates}
+        self._rates = [self._told(record) for record in run.trace.records]
+        told = {task for rates in self._rates for task in rates}
         self._from = {name: self._source(name, told) for name in run.ladders}
-        self._joules_told = any(record.joules is not None for record in self._records)
+        self._slope = watts_per_busy_core(run.trace) if watts_per_core is None else None
 
     @property
     def by_record(self) -> bool:
         """Whether what a step gives and costs depends on the record that holds, not on the outcome alone."""
-        return "trace" in self._from.values() or (self._joules_told and self._watts is None)
+        return "trace" in self._from.values()
 
     def _source(self, task: str, told: set[str]) -> RateSource:
         if self._rate is not None:
             return "given"
         return "trace" if task in told or (told and task == _only(self._run.ladders)) else "assumed"
 
-    def _seen(self, record: TraceRecord) -> _Record:
+    def _told(self, record: TraceRecord) -> Mapping[str, float]:
+        """Predictions a second by task, where a record tells."""
         rates: dict[str, float] = {}
         if record.work is not None:
             rates = {n: w.per_second for n, w in record.work.tasks.items() if w.per_second is not None}
             only = _only(self._run.ladders)
             if rates and only is not None and only not in rates:  # a stand-in for all tasks takes all their requests
                 rates = {only: math.fsum(rates.values())}
-        return _Record(rates, _joules_per_processor_s(record.given))
+        return rates
 
     def of(self, policy: Policy, course: Course) -> Used:
         """What a course gives and costs."""
         step_s = self._run.step_s
         seconds: dict[str, dict[int, float]] = {name: {} for name in self._run.ladders}
         predictions: dict[str, dict[int, float]] = {name: {} for name in self._run.ladders}
-        processor_s = relative = joules = training_joules = 0.0
-        told = True
+        processor_s = relative = 0.0
         for span in course.spans:
-            time_s, record = span.steps * step_s, self._records[span.record]
-            used = 0.0
+            time_s, rates = span.steps * step_s, self._rates[span.record]
             for (task, side), cost_ms in zip(span.outcome.rungs, span.outcome.costs_ms, strict=True):
-                count = self._per_second(task, record) * time_s
+                count = self._per_second(task, rates) * time_s
                 at, made = seconds[task], predictions[task]
                 at[side] = at.get(side, 0.0) + time_s
                 made[side] = made.get(side, 0.0) + count
-                used += count * cost_ms / 1e3 * self._threads
+                processor_s += count * cost_ms / 1e3 * self._threads
                 relative += count * cost_ms / self._dearest[task]
-            trained = time_s * self._run.training_threads if span.outcome.trains else 0.0
-            processor_s += used
-            per_s = self._watts if self._watts is not None else record.joules
-            if per_s is not None:
-                joules += used * per_s
-                training_joules += trained * per_s
-            elif used or trained:
-                told = False
         tasks = tuple(
             TaskReplay(
                 task=name,
@@ -151,21 +136,18 @@ class Account:
             )
             for name in sorted(self._run.ladders)
         )
-        return Used(
-            tasks,
-            InferenceUse(
-                predictions=math.fsum(n for made in predictions.values() for n in made.values()),
-                processor_s=processor_s if self._measured else None,
-                relative=relative,
-            ),
-            self._trained(policy, course),
-            self._energy(joules, training_joules, told),
+        inference = InferenceUse(
+            predictions=math.fsum(n for made in predictions.values() for n in made.values()),
+            processor_s=processor_s if self._measured else None,
+            relative=relative,
         )
+        training = self._trained(policy, course)
+        return Used(tasks, inference, training, self._energy(inference, training))
 
-    def _per_second(self, task: str, record: _Record) -> float:
+    def _per_second(self, task: str, rates: Mapping[str, float]) -> float:
         if self._rate is not None:
             return self._rate
-        return record.rates.get(task, 0.0) if self._from[task] == "trace" else ASSUMED_RATE
+        return rates.get(task, 0.0) if self._from[task] == "trace" else ASSUMED_RATE
 
     def _trained(self, policy: Policy, course: Course) -> TrainingReplay:
         ran = {o: s for o, s in course.outcomes.items() if o.trains}
@@ -185,16 +167,20 @@ class Account:
             waits=dict(sorted(waits.items())),
         )
 
-    def _energy(self, joules: float, training_joules: float, told: bool) -> EnergyUse:
-        if self._watts is None and not self._joules_told:
-            return EnergyUse(why="the trace has no power.watts beside cpu.busy; --watts-per-core takes its place")
-        if self._watts is None and not told:
-            return EnergyUse(why="the trace tells no power at some of the moments; --watts-per-core takes its place")
+    def _energy(self, inference: InferenceUse, training: TrainingReplay) -> EnergyUse:
+        watts = self._slope if self._watts is None else self._watts
+        if watts is None:
+            return EnergyUse(
+                why="the trace does not tell what a busy processor takes (no power.watts, or its processors were "
+                "equally busy all the time); --watts-per-core does"
+            )
+        measured = inference.processor_s is not None
         return EnergyUse(
-            source="trace" if self._watts is None else "watts_per_core",
-            inference_joules=joules if self._measured else None,
-            training_joules=training_joules,
-            why="" if self._measured else "that of predictions needs measured costs (--measured)",
+            source="trace" if self._watts is None else "given",
+            watts_per_core=watts,
+            inference_joules=None if inference.processor_s is None else inference.processor_s * watts,
+            training_joules=training.processor_s * watts,
+            why="" if measured else "that of predictions needs measured costs (--measured)",
         )
 
 
@@ -206,13 +192,27 @@ def _only(ladders: Mapping[str, Any]) -> str | None:
     return next(iter(ladders)) if len(ladders) == 1 else None
 
 
-def _joules_per_processor_s(given: Mapping[str, Any]) -> float | None:
-    """What the machine takes by the processor seconds in use; None where the trace tells not both, or none are."""
-    cpu, power = given.get("cpu"), given.get("power")
-    watts = getattr(power, "watts", None)
-    if watts is None or cpu is None or not cpu.busy:
+def watts_per_busy_core(trace: Trace) -> float | None:
+    """What one more busy processor takes: the slope of the machine's power over its processors in use (least squares).
+
+    What the machine takes anyway, its display included, has no part in it. None where the trace does not tell, or
+    where its processors were equally busy all the time.
+    """
+    points = []
+    ends = [record.t for record in trace.records[1:]] + [trace.duration_s]
+    for record, end in zip(trace.records, ends, strict=True):
+        cpu, power = record.given.get("cpu"), record.given.get("power")
+        watts = getattr(power, "watts", None)
+        if watts is not None and cpu is not None and cpu.busy is not None:
+            points.append((end - record.t, cpu.busy * cpu.cores, watts))
+    total = math.fsum(s for s, _, _ in points)
+    if not total:
         return None
-    return float(watts / (cpu.busy * cpu.cores))
+    mean_cores = math.fsum(s * cores for s, cores, _ in points) / total
+    mean_watts = math.fsum(s * watts for s, _, watts in points) / total
+    spread = math.fsum(s * (cores - mean_cores) ** 2 for s, cores, _ in points) / total
+    together = math.fsum(s * (cores - mean_cores) * (watts - mean_watts) for s, cores, watts in points) / total
+    return together / spread if spread >= LEAST_SPREAD_CORES**2 and together > 0 else None
 
 
 def _swings(task: str, course: Course) -> dict[str, Any]:

@@ -1,16 +1,17 @@
 """A trace through one policy, step by step: what was in force, for how long.
 
 The daemon decides at every sampling period. Over a trace that would be done mostly in vain, so runs of steps that
-the policy cannot tell apart (`Sight`) are decided at their ends alone, once nothing waits to change: a decision far in
-the future, on the same state, comes out the same. Whatever is about to change by time alone is therefore decided step
-by step. `every_step` decides them all; both give the same, which tests hold against each other.
+the policy cannot tell apart (`Sight`) are decided at their ends alone, once nothing waits to change: no condition waits
+out its time, and a decision far in the future, on the same state, comes out the same. What is about to change by time
+alone is therefore decided step by step. `every_step` decides them all; both give the same, which tests hold against
+each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from functools import cached_property
 
 from .choices import Choices
@@ -19,7 +20,7 @@ from .decision import AllocationDecision, Decision, Ladder, ReasonKind, RungDeci
 from .ladder import choose_rung
 from .policy import Policy
 from .rules import PolicyState, initial_state
-from .sight import SidesSeen, Sight
+from .sight import Seeing, Sight
 from .signals import SIGNALS, signals
 from .snapshot import Snapshot
 from .trace import Trace
@@ -28,7 +29,7 @@ from .training_plan import Plans
 from .training_times import TrainingDay
 
 FAR_S = 1e8  # three years: longer than anything a policy waits for
-LOOK_AFTER = 4  # steps without a difference before it is asked whether anything waits to change
+LOOK_AFTER = 2  # steps without a difference before it is asked whether anything waits to change
 EPSILON_S = 1e-6  # steps are multiples of a period, moments of a trace are decimals
 
 
@@ -160,7 +161,8 @@ class Replaying:
         times = [record.t for record in trace.records]
         record = trace.index_at(terms.from_s + EPSILON_S)
         sides, exact = sight.sides(seen.of(record)), sight.values(seen.of(record))
-        sides_seen = SidesSeen(sight)
+        seeing = Seeing(sight)
+        curves = seeing.curves(seen.of(record))
         local = trace.local(terms.from_s)
         begun_s = None if local is None else local.timestamp() + EPSILON_S
         minute = -1
@@ -175,10 +177,11 @@ class Replaying:
             if record + 1 < len(times) and times[record + 1] <= t + EPSILON_S:
                 record = trace.index_at(t + EPSILON_S)
                 sides, exact = sight.sides(seen.of(record)), sight.values(seen.of(record))
+                curves = seeing.curves(seen.of(record))
             if begun_s is not None and (now := int((begun_s + step * terms.step_s) // 60)) != minute:
                 minute, local = now, trace.local(t)
                 clock = () if local is None else sight.clock(local)
-            key = (sides_seen.key(sides, t), exact, clock, local is not None and self._spent(local.date()))
+            key = (seeing.sides(sides, t), exact, curves, clock, self._spent(sight, local))
             if key != before:
                 if skipped:  # bring the memory to the step before this one
                     self._decide(step - 1, spans[-1].record, self._used_before)
@@ -189,7 +192,7 @@ class Replaying:
             else:
                 used = 0 if local is None else self._used.get(local.date(), 0)
                 decision = self._decide(step, record, used)
-                sides_seen.decided(t)
+                seeing.decided(t)
                 outcome = self._outcome(decision)
                 same = same + 1 if spans and outcome is spans[-1].outcome else 0
                 if decision.changed or step == 0:
@@ -208,9 +211,12 @@ class Replaying:
                 spans.append(Span(outcome, record, step))
         return Course(spans, changes, terms.step_s, terms.from_s, self._decided)
 
-    def _spent(self, day: date) -> bool:
-        limit = self._policy.training.max_minutes_per_day
-        return limit is not None and self._processor_s(self._used.get(day, 0)) >= limit * 60
+    def _spent(self, sight: Sight, local: datetime | None) -> int:
+        """How many of the daily limits on training are reached."""
+        if local is None or not sight.daily_limits_s:
+            return 0
+        used_s = self._processor_s(self._used.get(local.date(), 0))
+        return sum(used_s >= limit_s for limit_s in sight.daily_limits_s)
 
     def _processor_s(self, steps: int) -> float:
         return steps * self._terms.step_s * self._terms.training_threads
@@ -243,14 +249,21 @@ class Replaying:
         )
 
     def _stands_still(self, step: int, record: int, used: int, outcome: Outcome) -> bool:
-        """Whether nothing waits to change: with everything as it is, time alone will change nothing any more."""
+        """Whether nothing waits to change: with everything as it is, time alone will change nothing any more.
+
+        Allocations and rungs go one way while nothing else moves, so that a look at the end of it is enough. Conditions
+        that wait out their times do not: two of one rule may hold together for a while.
+        """
+        if any(condition.since_s is not None for condition in self._memory.conditions.values()):
+            return False
         later, _ = self._decision(step, record, used, FAR_S)
-        return self._outcome(later) is outcome
+        return not later.changed and self._outcome(later) is outcome
 
     def _outcome(self, decision: Decision) -> Outcome:
         plan, waits = decision.plan.plan, tuple(each.key.value for each in decision.times.hindrances)
         trains = not plan.paused and not waits
-        reasons = (*decision.inference.reasons, *decision.training.reasons)
+        reasons = [*decision.inference.reasons, *decision.training.reasons]
+        reasons += [reason for cap in decision.caps for reason in cap.reasons]
         made = Outcome(
             inference=decision.inference.value,
             training=decision.training.value,

@@ -2,8 +2,8 @@
 
 A condition with two thresholds has two sides, where it is entered or left whatever it was, and a band between them,
 where it stays what it is. So all that counts of its signal is the side, and within the band the side it came from. A
-signal that the policy uses in any other way counts by its exact value: a new way of using one is never taken for an
-old one.
+curve is read at a value that follows its signal with a play, and that value counts. A signal that the policy uses in
+any other way counts by its exact value: a new way of using one is never taken for an old one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from .added_signals import is_added
 from .conditions import Condition
+from .curves import Curve
 from .policy import Policy
+from .signals import SIGNALS
 from .training_times import COOL_DOWN_CELSIUS
 from .windows import Window, is_open, windows_of
 
@@ -46,14 +49,16 @@ class Sight:
     def __init__(self, policy: Policy) -> None:
         exact: dict[str, None] = {}
         thresholds: dict[_Thresholds, None] = {}
+        curves: dict[Curve, None] = {}
         windows: dict[Window, None] = {}
         for part in _parts(policy):
-            signal = getattr(part, "signal", None)
-            if isinstance(part, Condition) and part.equals is None:
+            if isinstance(part, Curve):
+                curves[part] = None
+            elif isinstance(part, Condition) and part.equals is None:
                 wait_s = max(part.for_s, part.leave_for_s)
                 thresholds[_Thresholds(part.signal, part.enter, part.leave, part.below is not None, wait_s)] = None
-            elif isinstance(signal, str):
-                exact[signal] = None
+            else:
+                exact |= dict.fromkeys(_signals_named_by(part))
             windows |= dict.fromkeys(windows_of(tuple(getattr(part, "windows", None) or ())))
         training = policy.training
         if training.only_on_mains:
@@ -64,12 +69,16 @@ class Sight:
             thresholds[_Thresholds("temperature.max", hot, hot - COOL_DOWN_CELSIUS, False, 0.0)] = None
         self.exact = tuple(exact)
         self.thresholds = tuple(thresholds)
+        self.curves = tuple(curves)
+        minutes = {getattr(part, "max_minutes_per_day", None) for part in _parts(policy)}
+        self.daily_limits_s = tuple(sorted(limit * 60.0 for limit in minutes if limit is not None))
         self._windows = tuple(windows)
 
     @property
     def signals(self) -> tuple[str, ...]:
         """The signals that the policy looks at."""
-        return tuple(dict.fromkeys([*self.exact, *(each.signal for each in self.thresholds)]))
+        by_curves = (curve.over for curve in self.curves)
+        return tuple(dict.fromkeys([*self.exact, *by_curves, *(each.signal for each in self.thresholds)]))
 
     def sides(self, values: Mapping[str, float]) -> Key:
         """On which side of each pair of thresholds the signals lie; None where the machine lacks one."""
@@ -86,15 +95,17 @@ class Sight:
         return tuple(is_open((window,), local) for window in self._windows)
 
 
-class SidesSeen:
-    """The sides over time: those that are known to hold for a condition, and since when others have been passed."""
+class Seeing:
+    """What a policy sees over time: sides that are known to hold, since when others were passed, curves' values."""
 
     def __init__(self, sight: Sight) -> None:
         self._waits = tuple(each.wait_s for each in sight.thresholds)
         self._passed: list[tuple[float | None, float]] = [(None, 0.0)] * len(self._waits)
         self._known: list[float | None] = [None] * len(self._waits)
+        self._curves = sight.curves
+        self._held: list[float | None] = [None] * len(sight.curves)
 
-    def key(self, sides: Key, t: float) -> Key:
+    def sides(self, sides: Key, t: float) -> Key:
         """The sides at `t`, those within a band by the side they came from where that is known to hold."""
         passed, known = self._passed, self._known
         seen = []
@@ -108,11 +119,26 @@ class SidesSeen:
                 seen.append(known[at])
         return tuple(seen)
 
+    def curves(self, values: Mapping[str, float]) -> Key:
+        """The values that curves are read at: each follows its signal with a play, so it has to be asked every time."""
+        for at, curve in enumerate(self._curves):
+            value = values.get(curve.over)
+            self._held[at] = None if value is None else curve.held(value, self._held[at])
+        return tuple(self._held)
+
     def decided(self, t: float) -> None:
-        """A decision was made at `t`, the moment of the last key: sides passed for long enough hold from now on."""
+        """A decision was made at `t`, the moment of the last sides: those passed for long enough hold from now on."""
         for at, (side, since) in enumerate(self._passed):
             if side in (ENTERED, LEFT) and t - since >= self._waits[at]:
                 self._known[at] = side
+
+
+def _signals_named_by(part: BaseModel) -> Iterator[str]:
+    """Whatever a part of the policy names a signal for."""
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, str) and (value in SIGNALS or is_added(value)):
+            yield value
 
 
 def _parts(value: Any) -> Iterator[BaseModel]:

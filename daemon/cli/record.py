@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import signal
 import sys
@@ -84,8 +85,6 @@ def record(settings: Settings, file: Path, seconds: float | None, period: float,
 
 def _header(client: Client, name: str, story: str, period_s: float) -> TraceHeader:
     """What the trace begins with. Raises UnavailableError without a daemon."""
-    import os
-
     from ... import __version__
     from ...policies.trace import TraceMachine
     from ...policies.trace_writing import new_header
@@ -108,13 +107,11 @@ def _header(client: Client, name: str, story: str, period_s: float) -> TraceHead
 
 
 def _zone() -> str | None:
-    """The name of the machine's time zone, where it has one that is in the table of zones."""
+    """The name of the machine's time zone (`TZ`, else where `/etc/localtime` leads), where it is in the table of zones."""
     from zoneinfo import ZoneInfo
 
-    from tzlocal import get_localzone_name
-
+    name = os.environ.get("TZ", "").removeprefix(":") or str(Path("/etc/localtime").resolve()).partition("zoneinfo/")[2]
     try:
-        name = get_localzone_name()
         return name if name and ZoneInfo(name) else None
     except (KeyError, OSError, ValueError):
         return None

@@ -127,10 +127,13 @@ def _footnotes(results: Sequence[ReplayResult], resolutions: Sequence[int]) -> l
         of = [task.task for task in first.tasks if task.rate_from == source]
         whose = "" if len(of) == len(first.tasks) else f" of {', '.join(of)}"
         notes.append(f"Predictions{whose}: at {_RATES[source]}.")
+    if first.energy.watts_per_core is not None:
+        whence = (
+            "given" if first.energy.source == "given" else "the slope of the trace's power over its processors in use"
+        )
+        notes.append(f"Energy: a busy processor takes {first.energy.watts_per_core:.2g} W, {whence}.")
     if first.energy.why:
         notes.append(f"Energy: {first.energy.why}.")
-    elif first.energy.source == "trace":
-        notes.append("Energy: what the machine took, shared out by processor time.")
     notes += dict.fromkeys(f"{note}." for result in results for note in result.notes)
     return [line for note in notes for line in render.wrap(note, render.width())]
 
@@ -144,10 +147,9 @@ def _duration(seconds: float | None) -> str:
 def _joules(joules: float | None) -> str:
     if joules is None:
         return render.ABSENT
-    for unit, size in (("kJ", 1e3), ("J", 1.0)):
-        if joules >= size:
-            return f"{joules / size:.3g} {unit}"
-    return f"{joules:.2g} J"
+    if joules >= 3600:
+        return f"{joules / 3600:.3g} Wh" if joules < 3.6e6 else f"{_count(joules / 3600)} Wh"
+    return f"{joules:.3g} J"
 
 
 def _count(value: float) -> str:

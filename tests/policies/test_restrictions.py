@@ -227,7 +227,9 @@ def test_a_rule_with_windows_counts_within_them_only(local: datetime | None, res
     assert decision.rungs[0].resolution == resolution
     assert said in "".join(reason.text for cap in decision.caps for reason in cap.reasons)
     if local is None:
-        assert "rule 'office' cannot match: a trace has no time of day" in [r.text for r in decision.training.reasons]
+        assert "rule 'office' cannot match: the trace does not tell the time of day" in [
+            r.text for r in decision.training.reasons
+        ]
 
 
 def test_a_curve_gives_the_allocation_and_without_its_signal_the_rule_does_not_match() -> None:
