@@ -7,7 +7,8 @@ thread beside its loop and holds little more than the answer.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from .api.history_schemas import (
     SpanView,
     TaskHistory,
     TaskTotal,
+    TrainedTotal,
     TrainingSlice,
 )
 from .history import Pending
@@ -87,11 +89,10 @@ def _opened(path: Path) -> sqlite3.Connection:
 def _read(connection: sqlite3.Connection, period: Period, now_s: float, more: Pending) -> bytes:
     to_s = min(period.to_s, now_s)
     told = _Told(period.from_s, to_s)
-    rows = [
-        _view(row).model_dump_json(exclude_none=True)
-        for row in contiguous(told.heeded(_rows(connection, period, more.row)), GAP_S, period.step_s)
-    ]
-    slices = _slices(connection, period, more.slices)
+    rows = bytearray()
+    for row in contiguous(told.heeded(_rows(connection, period, more.row)), GAP_S, period.step_s):
+        rows += _view(row).model_dump_json(exclude_none=True).encode() + b","
+    slices, trained = _few(lambda: _slices(connection, period, more.slices), period)
     names = {name: spec.unit for name, spec in SIGNALS.items()} | dict(more.units)
     counts = connection.execute(
         "select kind, count(*) from events where time_s between ? and ? group by kind order by 2 desc, 1",
@@ -110,13 +111,13 @@ def _read(connection: sqlite3.Connection, period: Period, now_s: float, more: Pe
         rows=(),
         gaps=tuple(told.gaps_to_the_end()),
         tasks={name: _total(task) for name, task in sorted(told.tasks.items())},
-        slices=_few(slices, period),
-        slices_in_all=sum(each.slices for each in slices),
+        slices=slices,
+        trained=trained,
         events_by_kind=dict(map(tuple, counts)),
         events=tuple(sorted((event_of(dict(row)) for row in events), key=lambda event: event.id)),
         units={name: names.get(name, "") for name in sorted(told.signals)},
     ).model_dump_json(exclude={"rows"})
-    return f'{rest[:-1]},"rows":[{",".join(rows)}]}}'.encode()
+    return b"".join((rest[:-1].encode(), b',"rows":[', rows[:-1], b"]}"))
 
 
 class _Told:
@@ -163,21 +164,37 @@ def _rows(connection: sqlite3.Connection, period: Period, pending: bytes | None)
 
 def _slices(
     connection: sqlite3.Connection, period: Period, pending: Sequence[TrainingSlice]
-) -> tuple[TrainingSlice, ...]:
+) -> Iterator[TrainingSlice]:
     stored = connection.execute(
         "select slice from training_slices where end_s >= ? and start_s <= ? order by start_s",
         [period.from_s, period.to_s],
     )
-    waiting = (each for each in pending if each.end_s >= period.from_s and each.start_s <= period.to_s)
-    return (*(TrainingSlice.model_validate_json(each) for (each,) in stored), *waiting)
+    for (each,) in stored:
+        yield TrainingSlice.model_validate_json(each)
+    for each in pending:
+        if each.end_s >= period.from_s and each.start_s <= period.to_s:
+            yield each
 
 
-def _few(slices: tuple[TrainingSlice, ...], period: Period) -> tuple[TrainingSlice, ...]:
-    """At most so many slices as a picture can show; neighbours of one plan are told together before any are left."""
-    within_s = period.step_s
-    while len(slices) > MOST_SLICES and within_s < period.to_s - period.from_s:
-        slices, within_s = tuple(joined(slices, within_s)), 2 * within_s
-    return slices[-MOST_SLICES:]
+def _few(read: Callable[[], Iterator[TrainingSlice]], period: Period) -> tuple[tuple[TrainingSlice, ...], TrainedTotal]:
+    """At most so many slices as a picture can show, and what all of them come to.
+
+    Neighbours of one plan are told together before any are left out.
+    """
+    count = in_all = samples = 0
+    seconds = cpu_seconds = 0.0
+    jobs = set()
+    for each in read():
+        count, in_all, samples = count + 1, in_all + each.slices, samples + each.samples
+        seconds, cpu_seconds = seconds + each.end_s - each.start_s, cpu_seconds + each.cpu_seconds
+        jobs.add(each.job)
+    trained = TrainedTotal(slices=in_all, seconds=seconds, cpu_seconds=cpu_seconds, samples=samples, jobs=len(jobs))
+    if count <= MOST_SLICES:
+        return tuple(read()), trained
+    kept, within_s = tuple(deque(joined(read(), period.step_s), 4 * MOST_SLICES)), 2 * period.step_s
+    while len(kept) > MOST_SLICES and within_s < period.to_s - period.from_s:
+        kept, within_s = tuple(joined(kept, within_s)), 2 * within_s
+    return kept[-MOST_SLICES:], trained
 
 
 def _view(row: Row) -> HistoryRow:

@@ -95,6 +95,16 @@ class TaskTotal(Lazy):
     stages: dict[str, int]
 
 
+class TrainedTotal(Lazy):
+    """All training slices of a period together."""
+
+    slices: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    samples: int = Field(0, description="images through training steps")
+    jobs: int = 0
+
+
 class History(Lazy):
     """What was in a period."""
 
@@ -106,8 +116,8 @@ class History(Lazy):
     rows: tuple[HistoryRow, ...]
     gaps: tuple[Gap, ...]
     tasks: dict[str, TaskTotal]
-    slices: tuple[TrainingSlice, ...]
-    slices_in_all: int = Field(description="in the period; `slices` has neighbours of one plan together where many")
+    slices: tuple[TrainingSlice, ...] = Field(description="neighbours of one plan together where there are many")
+    trained: TrainedTotal = Field(description="all of the period; of very many slices `slices` has the newest alone")
     events: tuple[Event, ...] = Field(description="oldest first; where there are too many, grave ones and the newest")
     events_by_kind: dict[str, int] = Field(description="of all in the period")
     units: dict[str, str] = Field(description="of the signals")

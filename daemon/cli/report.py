@@ -182,7 +182,7 @@ def told(history: History, target: Path, size: int) -> str:
     rows, events = len(history.rows), sum(history.events_by_kind.values())
     lines = [
         f"{target.resolve()}: {render.bytes_(size)}, {render.clock(history.from_s)} to {render.clock(history.to_s)}, "
-        f"{history.slices_in_all} training slices, {events} events"
+        f"{history.trained.slices} training slices, {events} events"
     ]
     if not rows:
         lines.append("Nothing was recorded in this period.")

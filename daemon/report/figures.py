@@ -28,10 +28,6 @@ class Figures:
     recorded_s: float
     inference: AllocationFigures
     training: AllocationFigures
-    trained_s: float
-    trained_cpu_s: float
-    samples: int
-    jobs: tuple[str, ...]
     requests: int
     refused: Counter[str]
     signals: dict[str, SpanView]
@@ -51,10 +47,6 @@ def figures(history: History) -> Figures:
         recorded_s=sum(row.last_s - row.first_s for row in history.rows),
         inference=_allocation((row, row.inference) for row in history.rows),
         training=_allocation((row, row.training) for row in history.rows),
-        trained_s=sum(each.end_s - each.start_s for each in history.slices),
-        trained_cpu_s=sum(each.cpu_seconds for each in history.slices),
-        samples=sum(each.samples for each in history.slices),
-        jobs=tuple(dict.fromkeys(each.job for each in history.slices)),
         requests=sum(task.requests for task in history.tasks.values()),
         refused=refused,
         signals={name: _overall(name, history.rows) for name in history.units},

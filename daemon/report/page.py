@@ -78,8 +78,8 @@ def _tiles(history: History, told: Figures) -> Iterator[tuple[str, str, str]]:
     asked = [task for task in history.tasks.values() if task.requests]
     most = max(asked, key=lambda task: task.requests, default=None)
     yield "Median latency", milliseconds(most.p50_ms) if most else ABSENT, "of the task asked most"
-    trained = duration(told.trained_s) if history.slices else "none"
-    yield "Training", trained, counted(len(told.jobs), "job") if history.slices else "in this period"
+    trained = duration(history.trained.seconds) if history.slices else "none"
+    yield "Training", trained, counted(history.trained.jobs, "job") if history.slices else "in this period"
     grave = sum(event.level != "info" for event in history.events)
     yield "Warnings, errors", thousands(grave), f"of {counted(sum(history.events_by_kind.values()), 'event')}"
 

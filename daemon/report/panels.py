@@ -266,7 +266,14 @@ def _slices(history: History) -> Json:
         "No training in this period.",
         form="number",
         range=[0, None],
+        untold=_untold(history),
     )
+
+
+def _untold(history: History) -> float:
+    """Until when slices were left out because there were too many, in seconds from the start; 0 where none were."""
+    left_out = history.trained.slices - sum(each.slices for each in history.slices)
+    return round(max(0.0, history.slices[0].start_s - history.from_s), 1) if history.slices and left_out else 0.0
 
 
 def _signals(history: History) -> Iterator[Json]:

@@ -88,6 +88,7 @@
     let [low, high] = panel.range || [null, null];
     const least = Math.min(...all), most = Math.max(...all);
     if (low === null) low = panel.range || panel.kind !== "step" ? least - (most - least) * 0.08 : Math.max(0, least - (most - least) * 0.25);
+    if (least >= 0) low = Math.max(0, low);
     if (high === null || high === undefined) high = most + (most - low) * 0.08;
     if (high - low < 1e-9) high = low + (Math.abs(low) || 1) * 0.1;
     return [low, high];
@@ -96,7 +97,8 @@
   function valueTicks(panel, low, high) {
     if (panel.ticks && panel.ticks.length > 1) return panel.ticks;
     if (panel.form === "0 or 1") return [0, 1];
-    const base = panel.form === "bytes" ? 1024 ** Math.floor(Math.log2(Math.max(1, high)) / 10) : 1;
+    const inSeconds = high > 172800 ? 86400 : high > 7200 ? 3600 : high > 120 ? 60 : 1;
+    const base = panel.form === "bytes" ? 1024 ** Math.floor(Math.log2(Math.max(1, high)) / 10) : panel.form === "seconds" ? inSeconds : 1;
     const raw = (high - low) / base / 2.6, power = 10 ** Math.floor(Math.log10(raw));
     const step = [1, 2, 2.5, 5, 10].map((n) => n * power).find((n) => n >= raw) * base, ticks = [];
     for (let v = Math.ceil(low / step - 1e-9) * step; v <= high + step * 1e-9; v += step) ticks.push(Math.abs(v) < step * 1e-9 ? 0 : v);
@@ -151,7 +153,7 @@
 
   function lines(panel, s, y) {
     const [a, b] = visible();
-    let d = "", band = [], bands = "", alone = "";
+    let d = "", band = [], bands = "";
     const flush = () => {
       if (band.length > 1) bands += `M${band.map(([p, , h]) => `${p} ${h}`).join("L")}L${band.reverse().map(([p, l]) => `${p} ${l}`).join("L")}Z`;
       band = [];
@@ -160,14 +162,16 @@
       const v = s.v[i];
       if (v === null || v === undefined) { open = false; flush(); continue; }
       if (BREAK[i]) { open = false; flush(); }
-      const px = fixed(x(M[i])), lone = !open && (i === b || s.v[i + 1] === null || BREAK[i + 1]);
-      if (lone) alone += `M${fixed(Math.max(GUTTER, x(D.first[i])))} ${fixed(y(v))}H${fixed(Math.max(x(D.last[i]), x(D.first[i]) + 1.5))}`;
-      d += `${open ? "L" : "M"}${px} ${fixed(y(v))}`;
-      if (s.hi) band.push([px, fixed(y(s.lo[i] ?? v)), fixed(y(s.hi[i] ?? v))]);
+      const at = (t) => { if (s.hi) band.push([fixed(x(t)), fixed(y(s.lo[i] ?? v)), fixed(y(s.hi[i] ?? v))]); };
+      const ends = i === b || s.v[i + 1] === null || s.v[i + 1] === undefined || BREAK[i + 1];
+      if (!open) { d += `M${fixed(x(D.first[i]))} ${fixed(y(v))}`; at(D.first[i]); }
+      d += `L${fixed(x(M[i]))} ${fixed(y(v))}`;
+      at(M[i]);
+      if (ends) { d += `H${fixed(Math.max(x(D.last[i]), x(D.first[i]) + 1.5))}`; at(D.last[i]); }
       open = true;
     }
     flush();
-    return [d + alone, bands];
+    return [d, bands];
   }
 
   function steps(s, y) {
@@ -242,6 +246,11 @@
     const body = node("g", { "clip-path": `url(#${clip})` });
     for (const t of ticks) body.append(node("line", { class: "grid", x1: fixed(x(t)), x2: fixed(x(t)), y1: 0, y2: bottom }));
     for (const [a, b] of D.gaps) if (b > view[0] && a < view[1]) body.append(node("rect", { class: "gap", x: fixed(x(Math.max(a, view[0]))), y: 0, width: fixed(x(Math.min(b, view[1])) - x(Math.max(a, view[0]))), height: bottom }, node("title", {}, "Nothing was recorded.")));
+    if (panel.untold > view[0]) {
+      const end = fixed(x(Math.min(panel.untold, view[1])) - GUTTER), middle = GUTTER + end / 2;
+      body.append(node("rect", { class: "gap", x: GUTTER, y: 0, width: end, height: bottom }));
+      body.append(node("text", { x: middle, y: bottom / 2, "text-anchor": "middle" }, end > 200 ? "too many to show: report a shorter period" : ""));
+    }
     if (panel.kind === "marks") marks(panel, body);
     else {
       let above = Infinity;

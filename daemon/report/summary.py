@@ -85,11 +85,11 @@ def _training(history: History, told: Figures) -> str:
     allocation = _allocation("training", told.training)
     if not history.slices:
         return f"No training in this period. {allocation}"
-    jobs = counted(len(told.jobs), "job")
-    slices = counted(history.slices_in_all, "slice")
-    images = counted(told.samples, "image")
+    trained = history.trained
+    jobs, slices = counted(trained.jobs, "job"), counted(trained.slices, "slice")
+    images = counted(trained.samples, "image")
     return (
-        f"Training ran for {duration(told.trained_s)} in {slices} of {jobs}: {duration(told.trained_cpu_s)} of "
+        f"Training ran for {duration(trained.seconds)} in {slices} of {jobs}: {duration(trained.cpu_seconds)} of "
         f"processor time, {images} through training steps. {allocation}"
     )
 
@@ -127,7 +127,8 @@ def _events(history: History) -> str:
     if not grave:
         return ""
     last = next(event for event in reversed(history.events) if event.level != "info")
-    return f"There were {listed(grave)}; the last: {last.message.rstrip('.')}."
+    were = "was" if grave[0].startswith("1 ") else "were"
+    return f"There {were} {listed(grave)}; the last: {last.message.rstrip('.')}."
 
 
 def _count(history: History, level: str) -> int:

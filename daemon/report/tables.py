@@ -212,8 +212,8 @@ def _slices(history: History, clock: Clock) -> str:
     told = sum(each.slices for each in history.slices)
     if told > len(history.slices):
         note += f" The {thousands(told)} slices are told {len(history.slices)} stretches long, neighbours together."
-    if told < history.slices_in_all:
-        note += f" {thousands(history.slices_in_all - told)} earlier ones are left out."
+    if told < history.trained.slices:
+        note += f" {thousands(history.trained.slices - told)} earlier ones are left out."
     return table("slices", "Training slices", columns, lines, "No training in this period.", note if lines else "")
 
 

@@ -44,7 +44,7 @@ def milliseconds(value: float | None) -> str:
 def duration(seconds: float) -> str:
     """4000 -> '1 h 7 min'."""
     if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{number(seconds, 2)} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest and minutes < 10 else f"{minutes} min"

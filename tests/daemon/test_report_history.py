@@ -24,6 +24,7 @@ from patchd.daemon.history_latency import class_of, quantile
 from patchd.daemon.history_reader import Period, read_history
 from patchd.daemon.history_row import MOST_STEPS, Row, Span, TaskRow, contiguous, decoded, encoded, thinned
 from patchd.daemon.history_store import COARSE_S, DAY_S, FINE_DAYS, KEPT_DAYS, HistoryStore, joined
+from patchd.daemon.report.panels import data
 from patchd.daemon.store import Store
 from patchd.daemon.training_records import PlanReport
 from patchd.policies.decision import TrainingPlan
@@ -275,7 +276,10 @@ def test_old_minutes_become_quarters_and_what_is_over_the_bounds_goes(tmp_path: 
             sum(each.cpu_seconds for each in before.slices)
         )
         assert len(after.slices) < len(before.slices)
-        assert after.slices_in_all == before.slices_in_all
+        assert after.trained.model_copy(update={"cpu_seconds": 0.0}) == before.trained.model_copy(
+            update={"cpu_seconds": 0.0}
+        )
+        assert after.trained.cpu_seconds == pytest.approx(before.trained.cpu_seconds)
         HistoryStore(made.store).trim(NOON + KEPT_DAYS * DAY_S + 3700)
         gone = told(tmp_path, NOON, NOON + 3700)
         assert (gone.rows, gone.slices) == ((), ())
@@ -320,6 +324,29 @@ def test_a_period_is_told_in_about_so_many_rows(tmp_path: Path) -> None:
     assert coarse.tasks == fine.tasks
     assert coarse.gaps == fine.gaps
     assert fine.units["temperature.max"] == "degrees Celsius"
+
+
+def test_of_too_many_slices_the_newest_are_told_and_all_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patchd.daemon.history_reader.MOST_SLICES", 5)
+    with device(tmp_path, NOON) as made:
+        for number in range(40):
+            made.see()
+            made.recorder.keep(
+                TrainingSlice(
+                    start_s=made.now_s, end_s=made.now_s + 15, job=f"job-{number % 2}", task="t", plan="p", samples=32
+                )
+            )
+            made.wait(20)
+        made.recorder.close()
+    history = told(tmp_path, NOON, NOON + 800)
+    assert (history.trained.slices, history.trained.seconds, history.trained.jobs) == (40, 600.0, 2)
+    assert history.trained.samples == 40 * 32
+    assert len(history.slices) == 5
+    assert history.slices[-1].end_s == NOON + 39 * 20 + 15
+    (drawn,) = (panel for panel in data(history)["panels"] if panel["id"] == "slices")
+    assert drawn["untold"] == history.slices[0].start_s - NOON
 
 
 def test_what_cannot_be_read_is_told_in_one_sentence(tmp_path: Path) -> None:

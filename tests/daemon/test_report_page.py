@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lived import decision as decided
 from lived import device, live
-from patchd.daemon.api.history_schemas import History, TrainingSlice
+from patchd.daemon.api.history_schemas import History, TrainedTotal, TrainingSlice
 from patchd.daemon.api.schemas import Event
 from patchd.daemon.cli.main import cli
 from patchd.daemon.history_reader import Period, read_history
@@ -215,7 +215,7 @@ def test_any_text_is_read_back_as_it_was(text: str) -> None:
     event = Event(id=1, time_s=NOON, level="info", kind="a.b", message=text, data={})
     history = History(
         from_s=NOON, to_s=NOON + 60, now_s=NOON, version="1", step_s=60, rows=(), gaps=(), tasks={}, slices=(),
-        slices_in_all=0, events=(event,), events_by_kind={"a.b": 1}, units={},
+        trained=TrainedTotal(), events=(event,), events_by_kind={"a.b": 1}, units={},
     )  # fmt: skip
     assert text in "".join(Reader(page(history, host=text)).texts)
 
@@ -253,7 +253,7 @@ def themes() -> Iterator[dict[str, str]]:
 
 EMPTY = History(
     from_s=NOON, to_s=NOON + 60, now_s=NOON, version="1", step_s=60, rows=(), gaps=(), tasks={}, slices=(),
-    slices_in_all=0, events=(), events_by_kind={}, units={},
+    trained=TrainedTotal(), events=(), events_by_kind={}, units={},
 )  # fmt: skip
 
 
