@@ -126,4 +126,4 @@ def summary_text(checkup: Checkup, checks: int) -> str:
     words = {"ok": ("ok", "ok"), "note": ("note", "notes"), "warning": ("warning", "warnings")}
     words["failure"] = ("failure", "failures")
     told = ", ".join(f"{count} {words[level.value][count != 1]}" for level, count in checkup.counts().items())
-    return f"\n{checks} checks in {checkup.seconds:.1f} s: {told}."
+    return f"\n{checks} check{'' if checks == 1 else 's'} in {checkup.seconds:.1f} s: {told}."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...policies.errors import NotFoundError, PolicyError
 from ...policies.policy import LoadedPolicy
+from ...policies.policy_checks import FindingKind, check_policy
 from ...policies.policy_layers import PRESET
 from ...policies.signal_readings import SignalReading, readings
 from ..monitor.cpu import AT_SECOND
@@ -106,6 +107,30 @@ def _policy(subject: Subject) -> Iterator[Found]:
     head = loaded.policy.policy
     whose = "in force" if status is not None else "configured"
     yield ok(f"The policy {whose} is {head.name}, with {len(loaded.policy.rule)} rules, and is valid.")
+    yield from _hardly_meant(subject, loaded)
+
+
+def _hardly_meant(subject: Subject, loaded: LoadedPolicy) -> Iterator[Found]:
+    """What is allowed in a policy and hardly meant; rules without their signals together, for presets have some."""
+    present = {each.name for each in _readings(subject) if each.value is not None}
+    silent: dict[str, None] = {}
+    for finding in check_policy(loaded, present, _tasks(subject)):
+        if finding.kind is FindingKind.MISSING_SIGNAL and finding.rule is not None:
+            silent[finding.rule] = None
+        else:
+            yield warning(f"{finding.file}:{finding.line}:{finding.column}: {finding.text}", finding.advice)
+    if silent:
+        yield note(
+            f"Rules that never match here, for the machine lacks their signals: {', '.join(silent)}.",
+            "Nothing, if they are meant for other machines; `patchctl policy check` tells of each.",
+        )
+
+
+def _tasks(subject: Subject) -> set[str] | None:
+    if subject.status is None:
+        return None
+    with subject.client() as client:
+        return {task.spec.name for task in client.tasks().tasks}
 
 
 def _load(subject: Subject, choice: str) -> LoadedPolicy:

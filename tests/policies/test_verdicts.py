@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,7 +139,7 @@ SNAPSHOTS = st.builds(
     st.lists(SNAPSHOTS, min_size=1, max_size=8),
 )
 def test_the_verdicts_are_what_the_allocations_acted_on(
-    rules: list[tuple[list[Condition], float]], trace: list[dict[str, object]]
+    rules: list[tuple[list[Condition], float]], trace: list[dict[str, Any]]
 ) -> None:
     made = Policy(
         policy=Head(name="p"),
