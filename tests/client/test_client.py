@@ -369,8 +369,16 @@ def test_the_first_error_of_many_ends_them(daemon, client) -> None:
     assert len(taken) <= 4
 
 
+def slowly(seconds: float, body: bytes) -> Callable[[Handler, Seen], None]:
+    def answer(handler: Handler, seen: Seen) -> None:
+        time.sleep(seconds)
+        handler.answer(200, body)
+
+    return answer
+
+
 def test_threads_share_a_client(daemon) -> None:
-    daemon.on("GET", "/v1/tasks", lambda handler, seen: (time.sleep(0.005), handler.answer(200, b'{"tasks": []}')))
+    daemon.on("GET", "/v1/tasks", slowly(0.005, b'{"tasks": []}'))
     with Client(daemon.path) as client, ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: client.tasks(), range(80)))
     assert found == [schemas.TaskList(tasks=())] * 80
@@ -378,7 +386,7 @@ def test_threads_share_a_client(daemon) -> None:
 
 
 def test_a_cancelled_request_leaves_no_answer_for_the_next(daemon) -> None:
-    daemon.on("GET", "/v1/status", lambda handler, seen: (time.sleep(0.2), handler.answer(200, b"late")))
+    daemon.on("GET", "/v1/status", slowly(0.2, b"late"))
     daemon.on("GET", "/v1/tasks", schemas.TaskList(tasks=()))
 
     async def cancel_then_ask() -> schemas.TaskList:
@@ -391,7 +399,7 @@ def test_a_cancelled_request_leaves_no_answer_for_the_next(daemon) -> None:
 
 
 def test_no_more_requests_are_in_flight_than_there_are_connections(daemon) -> None:
-    daemon.on("GET", "/v1/tasks", lambda handler, seen: (time.sleep(0.01), handler.answer(200, b'{"tasks": []}')))
+    daemon.on("GET", "/v1/tasks", slowly(0.01, b'{"tasks": []}'))
 
     async def ask() -> None:
         async with AsyncClient(daemon.path, connections=3) as client:
