@@ -29,7 +29,7 @@ REMEDIES: tuple[tuple[str, str, str], ...] = (
     ("pressure", "", "Boot with psi=1, on a kernel with CONFIG_PSI."),
     ("power.watts", "may not", "Let the daemon's group read energy_uj under /sys/class/powercap."),
     ("temperature", "", "Load the driver of the board's sensors: sensors-detect, of lm-sensors, finds it."),
-    ("gpu", "nvidia-ml-py", "Install it beside patchd: pip install nvidia-ml-py."),
+    ("gpu", "cannot be loaded", "Install libnvidia-ml.so.1, which comes with NVIDIA's driver."),
     ("gpu", "NVML:", "Let the unit see its devices, as docs/signals.md tells."),
     ("network", "busctl", "Install systemd's busctl."),
     ("network", "no system bus", TO_THE_BUS),

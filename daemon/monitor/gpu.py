@@ -1,38 +1,43 @@
-"""NVIDIA graphics processors through NVML, NVIDIA's library, where the optional package nvidia-ml-py is installed.
+"""NVIDIA graphics processors through NVML, the library that comes with NVIDIA's driver.
 
-Functions and units are those of NVIDIA's NVML API reference. A laptop's second graphics processor sleeps while nothing
-uses it, and asking would wake it (Documentation/power/runtime_pm.rst: power/control, power/runtime_status).
+A laptop's second graphics processor sleeps while nothing uses it, and asking would wake it
+(Documentation/power/runtime_pm.rst: power/control, power/runtime_status).
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from ...policies.signal_readings import Origin
 from ...policies.snapshot import Gpu
 from .files import read_text, subdirectories
 
+if TYPE_CHECKING:
+    from .nvml import Nvml
+
+T = TypeVar("T")
 EVERY_S = 5.0
 EVERY_MANAGED_S = 60.0  # where it may sleep: looked at more often it never would
 VENDOR, CLASS_DISPLAY = "0x10de", "0x03"
 SIGNALS = ("gpu.busy", "gpu.memory_free", "gpu.celsius", "gpu.watts")
 
 
-def load_nvml() -> Any:
-    """The package's module. Raises ImportError."""
-    return importlib.import_module("pynvml")
+def open_nvml() -> Nvml:
+    """NVML, which is loaded on machines that have it alone. Raises OSError and NvmlError."""
+    from .nvml import Nvml
+
+    return Nvml()
 
 
 class GpuReader:
     """Opens NVML at the first reading; one that has failed is tried again at the next."""
 
-    def __init__(self, proc_root: Path, sys_root: Path, load: Callable[[], Any] = load_nvml) -> None:
+    def __init__(self, proc_root: Path, sys_root: Path, open_library: Callable[[], Nvml] = open_nvml) -> None:
         self._driver = proc_root / "driver" / "nvidia" / "version"
-        self._sys, self._load = sys_root, load
-        self._nvml: Any = None
+        self._sys, self._open = sys_root, open_library
+        self._nvml: Nvml | None = None
         self._why = "it has not been asked yet"
 
     @property
@@ -52,21 +57,21 @@ class GpuReader:
         if managed and all(read_text(device / "power/runtime_status") == "suspended" for device in devices):
             self._why = "the graphics processor sleeps, and asking would wake it"
             return ()
+        from .nvml import NvmlError
+
         try:
-            if self._nvml is None:
-                nvml = self._load()
-                nvml.nvmlInit()
-                self._nvml = nvml
-            found = tuple(self._one(index) for index in range(self._nvml.nvmlDeviceGetCount()))
-        except ImportError:
-            self._why = "the Python package nvidia-ml-py is not installed beside patchd"
+            nvml = self._nvml = self._nvml or self._open()
+            found = tuple(_read_one(nvml, index) for index in range(nvml.device_count()))
+        except OSError as error:
+            self._why = f"NVML cannot be loaded: {error}"
             return ()
-        except Exception as error:  # NVMLError is a class of the package, which may not be there to name it
+        except NvmlError as error:
             self._why, self._nvml = f"NVML: {error}", None
             return ()
         self._why = "NVML finds no graphics processor" if not found else "NVML does not tell it of this one"
         if managed:
-            self._close()
+            self._nvml = None
+            nvml.shutdown()
         return found
 
     def origins(self) -> dict[str, Origin]:
@@ -74,37 +79,33 @@ class GpuReader:
         why = self._why if self.present else f"no NVIDIA driver: there is no {self._driver}"
         return {name: Origin("NVML" if self.present else "", why) for name in SIGNALS}
 
-    def _one(self, index: int) -> Gpu:
-        nvml = self._nvml
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        memory = self._ask(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
-        power = self._ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
-        busy = self._ask(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-        celsius = self._ask(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
-        name = self._ask(lambda: nvml.nvmlDeviceGetName(handle))
-        return Gpu(
-            name=name.decode(errors="replace") if isinstance(name, bytes) else str(name or f"GPU {index}"),
-            busy=None if busy is None else min(1.0, busy / 100),
-            memory_total_bytes=None if memory is None else memory.total,
-            memory_free_bytes=None if memory is None else memory.free,
-            celsius=None if celsius is None else float(celsius),
-            watts=None if power is None else power / 1000,
-        )
-
-    def _ask(self, question: Callable[[], Any]) -> Any:
-        """The answer, or None where this device does not support the question."""
-        try:
-            return question()
-        except self._nvml.NVMLError:
-            return None
-
-    def _close(self) -> None:
-        nvml, self._nvml = self._nvml, None
-        nvml.nvmlShutdown()
-
     def _devices(self) -> list[Path]:
         return [
             device
             for device in subdirectories(self._sys / "bus" / "pci" / "drivers" / "nvidia")
             if read_text(device / "vendor") == VENDOR and (read_text(device / "class") or "").startswith(CLASS_DISPLAY)
         ]
+
+
+def _read_one(nvml: Nvml, index: int) -> Gpu:
+    device = nvml.device(index)
+    memory, busy = _told(lambda: nvml.memory(device)), _told(lambda: nvml.busy_percent(device))
+    celsius, milliwatts = _told(lambda: nvml.celsius(device)), _told(lambda: nvml.milliwatts(device))
+    return Gpu(
+        name=_told(lambda: nvml.name(device)) or f"GPU {index}",
+        busy=None if busy is None else min(1.0, busy / 100),
+        memory_total_bytes=None if memory is None else memory.total,
+        memory_free_bytes=None if memory is None else memory.free,
+        celsius=None if celsius is None else float(celsius),
+        watts=None if milliwatts is None else milliwatts / 1000,
+    )
+
+
+def _told(ask: Callable[[], T]) -> T | None:
+    """The answer; None where this device does not support the question."""
+    from .nvml import NvmlError
+
+    try:
+        return ask()
+    except NvmlError:
+        return None

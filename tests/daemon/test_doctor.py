@@ -418,7 +418,7 @@ def test_a_remedy_goes_by_the_reason() -> None:
         )
 
     assert device.remedy(absent("gpu.busy", "no NVIDIA driver: there is no /proc/driver/nvidia/version")) is None
-    assert "pip install nvidia-ml-py" in str(device.remedy(absent("gpu.busy", "nvidia-ml-py is not installed")))
+    assert "Install libnvidia-ml" in str(device.remedy(absent("gpu.busy", "NVML cannot be loaded: no such file")))
     assert "Give the daemon's user" in str(device.remedy(absent("disk.wear", "/sys/x may not be read by the user")))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from bus_service import Value, message_bus, service
@@ -19,6 +19,7 @@ from patchd.daemon.monitor.consumers import ConsumerReader
 from patchd.daemon.monitor.disk import DiskReader
 from patchd.daemon.monitor.gpu import EVERY_MANAGED_S, EVERY_S, GpuReader
 from patchd.daemon.monitor.monitor import Monitor
+from patchd.daemon.monitor.nvml import Nvml, NvmlError
 from patchd.daemon.monitor.system_bus import LOGIND, NETWORK_MANAGER, SystemBus, parse
 from patchd.policies.signal_readings import readings
 from patchd.policies.snapshot import Gpu
@@ -114,53 +115,19 @@ def test_any_answer_of_busctl_is_values_or_none(output: bytes) -> None:
 # graphics processors
 
 
-class NotSupportedError(Exception):
-    """What the fake module raises where a device cannot tell."""
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A library with NVML's functions, compiled here: what is tested is the binding too."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler to make a stand-in for NVIDIA's library")
+    made = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
+    source = Path(__file__).parents[1] / "nvml_stand_in.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(made), str(source)], check=True)
+    return str(made)
 
 
-class FakeNvml:
-    """The functions of NVML that patchd calls, under the names and with the units of NVIDIA's reference."""
-
-    NVML_TEMPERATURE_GPU = 0
-    NVMLError = NotSupportedError
-
-    def __init__(self, devices: list[dict[str, float]]) -> None:
-        self.devices, self.open = devices, False
-
-    def nvmlInit(self) -> None:  # noqa: N802 (NVML's name; so are those below)
-        self.open = True
-
-    def nvmlShutdown(self) -> None:  # noqa: N802
-        self.open = False
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        assert self.open
-        return len(self.devices)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> dict[str, float]:  # noqa: N802
-        return self.devices[index]
-
-    def nvmlDeviceGetName(self, _: object) -> bytes:  # noqa: N802
-        return b"NVIDIA T4"
-
-    def nvmlDeviceGetUtilizationRates(self, device: dict[str, float]) -> object:  # noqa: N802
-        return SimpleNamespace(gpu=self._told(device, "percent"), memory=1)
-
-    def nvmlDeviceGetMemoryInfo(self, device: dict[str, float]) -> object:  # noqa: N802
-        total = self._told(device, "total")
-        return SimpleNamespace(total=total, free=total - device["used"], used=device["used"])
-
-    def nvmlDeviceGetTemperature(self, device: dict[str, float], sensor: int) -> float:  # noqa: N802
-        assert sensor == self.NVML_TEMPERATURE_GPU
-        return self._told(device, "celsius")
-
-    def nvmlDeviceGetPowerUsage(self, device: dict[str, float]) -> float:  # noqa: N802
-        return self._told(device, "milliwatts")
-
-    def _told(self, device: dict[str, float], key: str) -> float:
-        if key not in device:
-            raise NotSupportedError("Not Supported")
-        return device[key]
+TWO = f"80 {16 * GIB} {12 * GIB} 61 70500; 5 {8 * GIB} 0 75 20000"
 
 
 def driver(tree: Tree, **power: str) -> None:
@@ -171,36 +138,32 @@ def driver(tree: Tree, **power: str) -> None:
         tree.put(f"sys/bus/pci/drivers/nvidia/0000:01:00.0/power/{name}", value)
 
 
-def test_graphics_processors_are_read_through_nvml(tree: Tree) -> None:
+def test_graphics_processors_are_read_through_nvml(tree: Tree, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     driver(tree)
-    first: dict[str, float] = {"percent": 80, "total": 16 * GIB, "used": 12 * GIB, "celsius": 61, "milliwatts": 70_500}
-    nvml = FakeNvml([first, {"percent": 5, "total": 16 * GIB, "used": 0}])
-    reader = GpuReader(tree.proc, tree.sys, lambda: nvml)
+    monkeypatch.setenv("FAKE_NVML", f"80 {16 * GIB} {12 * GIB} 61 70500; 5 -1 0 -1 -1")
+    reader = GpuReader(tree.proc, tree.sys, lambda: Nvml(library))
     assert (reader.present, reader.every_s) == (True, EVERY_S)
-    assert reader.read() == (
-        Gpu(
-            name="NVIDIA T4",
-            busy=0.8,
-            memory_total_bytes=16 * GIB,
-            memory_free_bytes=4 * GIB,
-            celsius=61.0,
-            watts=70.5,
-        ),
-        Gpu(name="NVIDIA T4", busy=0.05, memory_total_bytes=16 * GIB, memory_free_bytes=16 * GIB),
-    )
-    assert nvml.open
+    for _ in range(2):
+        assert reader.read() == (
+            Gpu(
+                name="NVIDIA T4",
+                busy=0.8,
+                memory_total_bytes=16 * GIB,
+                memory_free_bytes=4 * GIB,
+                celsius=61.0,
+                watts=70.5,
+            ),
+            Gpu(name="NVIDIA T4", busy=0.05),
+        )
 
 
-def test_the_signals_of_several_graphics_processors_are_those_of_the_worst(tree: Tree) -> None:
+def test_the_signals_of_several_graphics_processors_are_those_of_the_worst(
+    tree: Tree, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     driver(tree)
-    nvml = FakeNvml(
-        [
-            {"percent": 80, "total": 16 * GIB, "used": 4 * GIB, "celsius": 61, "milliwatts": 70_500},
-            {"percent": 5, "total": 8 * GIB, "used": 6 * GIB, "celsius": 75, "milliwatts": 20_000},
-        ]
-    )
+    monkeypatch.setenv("FAKE_NVML", TWO)
+    monkeypatch.setattr(Nvml.__init__, "__defaults__", (library,))
     monitor = tree.monitor()
-    monitor._slow._gpu._load = lambda: nvml
     asyncio.run(monitor.refresh_slow())
     seen = monitor.sample(5.0)
     told = {each.name: each for each in readings(seen, monitor.origins(seen), 5.0)}
@@ -209,42 +172,51 @@ def test_the_signals_of_several_graphics_processors_are_those_of_the_worst(tree:
     assert told["gpu.busy"].source == "NVML"
 
 
-def missing_package() -> object:
-    raise ModuleNotFoundError("No module named 'pynvml'")
-
-
-class Broken(FakeNvml):
-    def nvmlInit(self) -> None:  # noqa: N802
-        raise NotSupportedError("Driver Not Loaded")
-
-
 @pytest.mark.parametrize(
-    ("load", "reason"),
-    [
-        (missing_package, "the Python package nvidia-ml-py is not installed beside patchd"),
-        (lambda: Broken([]), "NVML: Driver Not Loaded"),
-        (lambda: FakeNvml([]), "NVML finds no graphics processor"),
-    ],
-    ids=["no package", "broken driver", "no device"],
+    ("devices", "reason"),
+    [(None, "NVML: Driver Not Loaded"), ("", "NVML finds no graphics processor")],
+    ids=["broken driver", "no device"],
 )
-def test_nvml_that_does_not_answer_leaves_a_reason(tree: Tree, load, reason: str) -> None:
+def test_nvml_that_does_not_answer_leaves_a_reason(
+    tree: Tree, library: str, monkeypatch: pytest.MonkeyPatch, devices: str | None, reason: str
+) -> None:
     driver(tree)
-    reader = GpuReader(tree.proc, tree.sys, load)
+    monkeypatch.delenv("FAKE_NVML", raising=False)
+    if devices is not None:
+        monkeypatch.setenv("FAKE_NVML", devices)
+    reader = GpuReader(tree.proc, tree.sys, lambda: Nvml(library))
     assert reader.read() == ()
     assert {origin.absent_because for origin in reader.origins().values()} == {reason}
 
 
-def test_a_graphics_processor_that_sleeps_is_not_woken(tree: Tree) -> None:
-    driver(tree, control="auto", runtime_status="suspended")
-    nvml = FakeNvml([{"percent": 1}])
-    reader = GpuReader(tree.proc, tree.sys, lambda: nvml)
-    assert reader.every_s == EVERY_MANAGED_S
+def test_a_driver_without_its_library_leaves_a_reason(tree: Tree) -> None:
+    driver(tree)
+    reader = GpuReader(tree.proc, tree.sys, lambda: Nvml("libno-such-nvml.so.1"))
     assert reader.read() == ()
-    assert not nvml.open
+    why = reader.origins()["gpu.busy"].absent_because
+    assert why is not None
+    assert why.startswith("NVML cannot be loaded: libno-such-nvml.so.1")
+
+
+def test_a_graphics_processor_that_sleeps_is_not_woken(
+    tree: Tree, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver(tree, control="auto", runtime_status="suspended")
+    monkeypatch.setenv("FAKE_NVML", TWO)
+    opened: list[Nvml] = []
+
+    def open_it() -> Nvml:
+        opened.append(Nvml(library))
+        return opened[-1]
+
+    reader = GpuReader(tree.proc, tree.sys, open_it)
+    assert reader.every_s == EVERY_MANAGED_S
+    assert (reader.read(), opened) == ((), [])
     assert reader.origins()["gpu.busy"].absent_because == "the graphics processor sleeps, and asking would wake it"
     driver(tree, control="auto", runtime_status="active")
-    assert [gpu.busy for gpu in reader.read()] == [0.01]
-    assert not nvml.open  # held open it could not fall asleep
+    assert [gpu.busy for gpu in reader.read()] == [0.8, 0.05]
+    with pytest.raises(NvmlError):
+        opened[0].device_count()  # held open it could not fall asleep
 
 
 def test_a_machine_without_the_driver_never_loads_nvml(tree: Tree) -> None:
