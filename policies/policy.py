@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -17,8 +16,6 @@ from .sections import ApplicationName, ApplicationSection, TaskSection
 from .snapshot import Frozen
 from .task import Name
 from .toml_source import Path
-
-SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class Policy(Frozen):
@@ -48,16 +45,6 @@ class Policy(Frozen):
                 text = f"task '{each[0]}' stands in two [[retrain]] tables for one base"
                 raise MistakeAtError(text, "retrain", index, "task")
         return self
-
-
-class PolicyFile(Policy):
-    """One file of a policy, for editors: a file that is laid over others need not be whole."""
-
-    include: tuple[str, ...] = Field(
-        (), description="files that this one is laid over, relative to it, or presets such as 'preset:balanced'"
-    )
-    policy: Head = Field(Head(name="unnamed"), description="required in the file that is put in force")
-    remove_rules: tuple[str, ...] = Field((), description="names of rules of earlier files that are taken away")
 
 
 @dataclass(frozen=True)
@@ -102,13 +89,6 @@ def load_policy(file: str, text: str, read: Read = _no_files, drop_ins: Sequence
 def parse_policy(text: str, file: str) -> Policy:
     """Check a policy's text, which includes no other file. Raises PolicyError as `load_policy`."""
     return load_policy(file, text).policy
-
-
-def policy_json_schema() -> dict[str, Any]:
-    """The JSON Schema of a policy file, for editors."""
-    schema = PolicyFile.model_json_schema()
-    del schema["properties"]["policy"]["default"]
-    return {"$schema": SCHEMA_DIALECT, **schema, "title": "patchd policy"}
 
 
 def _check_alone(layer: Layer) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from ...policies.errors import BadInputError
-from ...policies.policy import policy_json_schema
 from ..services import Services
 from . import schemas as s
 from .routing import Context, Route, dumps
@@ -24,6 +23,8 @@ class PolicyRoutes:
         return self._s.policies.text(c.path("name"), c.switch("effective", False))
 
     async def schema(self, _: Context) -> Response:
+        from ...policies.policy_schema import policy_json_schema  # a model that nothing else of a daemon needs
+
         return Response(dumps(policy_json_schema()), media_type="application/schema+json")
 
     async def use(self, c: Context) -> s.PolicyState:

@@ -158,7 +158,7 @@ def schema() -> None:
     """Print the JSON Schema of policy files, for editors that check and complete TOML. Needs no daemon."""
     import json
 
-    from ...policies.policy import policy_json_schema
+    from ...policies.policy_schema import policy_json_schema
 
     click.echo(json.dumps(policy_json_schema(), indent=2))
 

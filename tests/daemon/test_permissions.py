@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from patchd.client import Client
+from patchd.daemon.api.schemas import TaskCreate
 from patchd.daemon.applications import TICKS_A_SECOND, sections_for
 from patchd.daemon.sockets import Caller
 from patchd.policies.errors import ForbiddenError
@@ -79,6 +80,21 @@ def test_a_refused_permission_is_answered_with_403_and_one_sentence(
         client.submit(TrainSpec(task="imagenet"))
     with pytest.raises(ForbiddenError, match=r"\[task.imagenet\] does not permit examples"):
         client.add_example("imagenet", "tench", photographs["china"].read_bytes())
+
+
+def test_a_queued_job_waits_while_the_policy_does_not_permit_its_task_to_be_trained(
+    daemon: RunningDaemon, tmp_path: Path
+) -> None:
+    paused = "[[rule]]\nname = 'never'\nwindows = ['00:00-24:00']\ntraining = false\n"
+    client = use(daemon, tmp_path, paused)
+    client.add_task(TaskCreate(name="digits", data="sklearn:digits", resolutions=(32,)))
+    job = client.submit(TrainSpec(task="digits", epochs=1, max_samples=64))
+    assert "rule 'never' does not permit training because it is" in str(client.job(job.id).waiting)
+    use(daemon, tmp_path, f"{paused}[task.digits]\ntraining = false\n")
+    assert client.job(job.id).waiting == "the policy's [task.digits] does not permit the task to be trained"
+    assert client.job(job.id).state == "queued"
+    client.change_job(job.id, "cancel")
+    client.remove_task("digits")
 
 
 def test_a_task_answers_within_its_section_and_a_rule_that_forbids_examples_is_named(

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from patchd.policies.errors import NotFoundError, PolicyError
-from patchd.policies.policy import Policy, parse_policy, policy_json_schema
+from patchd.policies.policy import Policy, parse_policy
+from patchd.policies.policy_schema import policy_json_schema
 from patchd.policies.presets_loader import load_preset, preset_names, preset_text
 from patchd.policies.toml_source import Position, positions
 

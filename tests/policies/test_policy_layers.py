@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from patchd.policies.errors import PolicyError
-from patchd.policies.policy import LoadedPolicy, load_policy, parse_policy, policy_json_schema
+from patchd.policies.policy import LoadedPolicy, load_policy, parse_policy
 from patchd.policies.policy_layers import Layer, merge, read_layer
+from patchd.policies.policy_schema import policy_json_schema
 from patchd.policies.policy_text import effective_text
 from patchd.policies.presets_loader import load_preset, preset_names, preset_text
 
