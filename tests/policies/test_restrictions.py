@@ -170,7 +170,7 @@ def test_no_caller_gets_more_than_it_may(device: float, own: Restrictions) -> No
 def test_asking_by_name_for_more_than_allowed_is_refused_in_one_sentence(
     section: dict[str, float], resolution: int, said: str
 ) -> None:
-    own = of_section(ApplicationSection(user="*", **section), "x")
+    own = of_section(ApplicationSection.model_validate({"user": "*", **section}), "x")
     with pytest.raises(ForbiddenError, match=said):
         check_may_ask(LADDER, resolution, own)
     check_may_ask(LADDER, 128, own)
