@@ -1,7 +1,8 @@
 """Keeps out of memory what libraries import at their top and patchd never uses.
 
 A module that is None in `sys.modules` cannot be imported, which asyncio, hashlib and sqlite-utils provide for: they do
-without. Where a library insists, it gets a hollow module in its place, with the names that it asks for and nothing behind them.
+without. Where a library insists, it gets a hollow module in its place, with the names that it asks for and nothing
+behind them.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -146,6 +146,7 @@ def test_the_daemon_slows_down_while_nothing_moves_and_looks_closely_again_when_
         next(following)
         running.until(lambda: sampling(running).why == "a client follows the events", 30)
         assert sampling(running).period_s == 0.1
+        assert isinstance(following, Generator)
         following.close()
         running.until(lambda: sampling(running).period_s == 0.8, 30)
         running.client.use_policy(path=device.root / "policy.toml")
