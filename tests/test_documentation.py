@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from patchd.daemon.cli.main import cli
 from patchd.daemon.config import DaemonConfig
 from patchd.policies.conditions import Condition, Rule
 from patchd.policies.policy import parse_policy
@@ -57,6 +59,13 @@ def test_the_example_policy_of_the_documentation_is_valid() -> None:
         head = "" if "[policy]" in example else '[policy]\nname = "example"\n'
         text = re.sub(r"^include = .*$", "", example, flags=re.MULTILINE)  # of files that are not there
         assert parse_policy(head + text, "docs/policy.md").rule is not None
+
+
+def test_the_worked_example_of_a_replay_is_what_the_command_prints() -> None:
+    found = re.search(r"```console\n\$ patchctl (replay .*)\n([\s\S]*?)\n```", (DOCS / "traces.md").read_text())
+    assert found is not None
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(cli, found[1].split(), prog_name="patchctl")
+    assert result.stdout.rstrip() == found[2]
 
 
 def test_every_shipped_trace_is_described() -> None:

@@ -107,7 +107,7 @@ def _header(client: Client, name: str, story: str, period_s: float) -> TraceHead
 
 
 def _zone() -> str | None:
-    """The name of the machine's time zone (`TZ`, else where `/etc/localtime` leads), where it is in the table of zones."""
+    """The name of the time zone (`TZ`, else where `/etc/localtime` leads), where it is in the table of zones."""
     from zoneinfo import ZoneInfo
 
     name = os.environ.get("TZ", "").removeprefix(":") or str(Path("/etc/localtime").resolve()).partition("zoneinfo/")[2]
