@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from running import RunningDaemon, warm
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 settings.register_profile("patchd", deadline=None, max_examples=100)
 settings.load_profile("patchd")
 
 
-class Beside(LoadScopeScheduling):
+class Beside(LoadScopeScheduling):  # type: ignore[misc]
     """Which tests may run beside which: those of the daemon one after another, the others module by module.
 
     Tests of the daemon start processes, wait for them and look at the device's load; two at a time would disturb each
