@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,7 +35,7 @@ def heeded(measured: list[float | None], memory: Slowdown | None = None, start: 
     return made
 
 
-def decided(measured: list[float | None], policy: Policy) -> list[Decision]:
+def decided(measured: Sequence[float | None], policy: Policy) -> list[Decision]:
     state, previous, choices, plans, made = initial_state(), None, Choices(), Plans(), []
     for second, ratio in enumerate(measured):
         snapshot = Snapshot(time_s=float(second), cpu=Cpu(count=2, busy=0.9, busy_own=0.1))
