@@ -6,7 +6,7 @@ import time
 
 from ..policies.training_use import TrainingUse
 from .monitor.energy import EnergyReader
-from .monitor.processes import cpu_seconds
+from .monitor.processes import use_of
 
 
 class TrainingMeter:
@@ -19,15 +19,15 @@ class TrainingMeter:
 
     def look(self, pid: int | None) -> TrainingUse:
         """What the process has used since the last look; all of it where this is the first at this process."""
-        now_s = None if pid is None else cpu_seconds(pid)
-        if pid is None or now_s is None:  # stopped, or reaped meanwhile
+        now = None if pid is None else use_of(pid)
+        if pid is None or now is None:  # stopped, or reaped meanwhile
             self._pid = None
             return TrainingUse()
         if self._pid != pid:
             self._pid, self._cpu_s = pid, 0.0
             self._energy.forget()
         spent = self._energy.read(time.monotonic())
-        used, self._cpu_s = now_s - self._cpu_s, now_s
+        used, self._cpu_s = now.cpu_s - self._cpu_s, now.cpu_s
         used = max(0.0, used)
         joules = None if spent is None else spent.share_of(used)
         return TrainingUse(

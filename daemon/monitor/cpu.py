@@ -13,7 +13,7 @@ from ...policies.snapshot import Cpu, WorkerUse
 from .cgroup import Cgroup, CpuQuota
 from .files import numbers, read_text, whole, why_absent
 from .frequency import FrequencyReader
-from .processes import PROC, read_resident, read_times
+from .processes import use_of
 
 LEAST_WINDOW_S = 0.5  # the kernel counts in ticks of 10 ms: over less time, a few of them would decide
 AT_SECOND = "it is counted between two samples, and there has been one"
@@ -137,17 +137,16 @@ class CpuReader:
     def _own(self, pids: Mapping[str, int], now: float) -> Iterator[WorkerUse]:
         seen: dict[tuple[int, float], Baseline[float]] = {}
         for name, pid in pids.items():
-            directory = PROC / str(pid)
-            times, resident = read_times(directory), read_resident(directory)
-            if times is None or resident is None:
+            used = use_of(pid)
+            if used is None:
                 continue
-            key = pid, times.started
+            key = pid, used.started
             seen[key] = self._own_used.get(key) or Baseline()
-            before = seen[key].of(now, times.cpu_s)
+            before = seen[key].of(now, used.cpu_s)
             cores = None
             if before is not None and now > before[0]:
-                cores = max(0.0, (times.cpu_s - before[1]) / (now - before[0]))
-            yield WorkerUse(name=name, pid=pid, cpu_cores=cores, resident_bytes=resident)
+                cores = max(0.0, (used.cpu_s - before[1]) / (now - before[0]))
+            yield WorkerUse(name=name, pid=pid, cpu_cores=cores, resident_bytes=used.resident_bytes)
         self._own_used = seen
 
 

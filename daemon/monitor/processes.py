@@ -1,4 +1,7 @@
-"""What a process has used so far: /proc/PID/stat and statm (Documentation/filesystems/proc.rst)."""
+"""What processes have used so far: patchd's own through psutil, all of a tree from their /proc/PID/stat.
+
+Kernel: Documentation/filesystems/proc.rst.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from .files import numbers, read_text
 
-PROC = Path("/proc")  # of this daemon's own processes, whatever tree the device is read from
-_TICKS, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +38,21 @@ def read_times(directory: Path) -> ProcessTimes | None:
     return ProcessTimes(head.partition("(")[2], int(parent), started, (user + system) / _TICKS)
 
 
-def read_resident(directory: Path) -> int | None:
-    """Bytes of memory that a process holds; None when it is gone."""
-    values = numbers((read_text(directory / "statm") or "").split()[1:2])
-    return int(values[0]) * _PAGE if values else None
+@dataclass(frozen=True, slots=True)
+class ProcessUse:
+    """One of this machine's processes; `started` (Unix time) tells it from another of the same number."""
+
+    started: float
+    cpu_s: float  # user and system
+    resident_bytes: int
 
 
-def cpu_seconds(pid: int) -> float | None:
-    """Processor seconds that a process of this machine has used; None when it is gone."""
-    times = read_times(PROC / str(pid))
-    return None if times is None else times.cpu_s
+def use_of(pid: int) -> ProcessUse | None:
+    """What a process of this machine, whatever tree the device is read from, has used; None when it is gone."""
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times = process.cpu_times()
+            return ProcessUse(process.create_time(), times.user + times.system, process.memory_info().rss)
+    except psutil.Error:
+        return None

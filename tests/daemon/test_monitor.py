@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from device_trees import GIB, Tree
 from hypothesis import given
@@ -19,7 +20,7 @@ from patchd.daemon.monitor.energy import EnergyReader
 from patchd.daemon.monitor.frequency import THROTTLED_FOR_S, FrequencyReader
 from patchd.daemon.monitor.monitor import Monitor
 from patchd.daemon.monitor.pressure import parse_stall
-from patchd.daemon.monitor.processes import read_resident, read_times
+from patchd.daemon.monitor.processes import read_times, use_of
 from patchd.policies.signals import signals
 
 PSI = "some avg10=12.50 avg60=3.00 avg300=0.10 total=1\nfull avg10=1.00 avg60=0.50 avg300=0.00 total=1\n"
@@ -383,7 +384,10 @@ def test_what_a_process_used_is_what_the_kernel_tells_itself() -> None:
     own = os.times()
     assert times.cpu_s == pytest.approx(own.user + own.system, abs=0.2)
     assert times.parent == os.getppid()
-    assert read_resident(Path(f"/proc/{os.getpid()}")) == pytest.approx(psutil.Process().memory_info().rss, rel=0.1)
+    used = use_of(os.getpid())
+    assert used.cpu_s == pytest.approx(times.cpu_s, abs=0.2)
+    kilobytes = next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line)
+    assert used.resident_bytes == pytest.approx(int(kilobytes) * 1024, rel=0.1)
 
 
 @pytest.mark.parametrize("text", ["", "1 (x", "1 (x) S", "1 (x) S a 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1"])
@@ -391,4 +395,8 @@ def test_a_process_that_is_gone_or_says_nonsense_is_absent(tree: Tree, text: str
     tree.put("proc/7/stat", text)
     assert read_times(tree.proc / "7") is None
     assert read_times(tree.proc / "8") is None
-    assert read_resident(tree.proc / "7") is None
+
+
+def test_one_of_our_own_processes_that_is_gone_is_absent() -> None:
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    assert use_of(int(ended.stdout)) is None

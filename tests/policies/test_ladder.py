@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,7 +137,9 @@ def capped(cap: int | None) -> Restrictions:
 def test_choices_kept_from_turn_to_turn_are_those_made_afresh(
     turns: list[tuple[dict[str, Ladder], float, int | None]],
 ) -> None:
-    kept, holds, afresh = Choices(), {}, {}
+    kept = Choices()
+    holds: dict[str, Any] = {}
+    afresh: dict[str, Any] = {}
     for now, (given_ladders, allocation, cap) in enumerate(turns):
         named = {name: ladder.model_copy(update={"task": name}) for name, ladder in given_ladders.items()}
         terms = (at(allocation), float(20 * now))

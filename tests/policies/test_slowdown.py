@@ -27,7 +27,7 @@ def feedback(on: bool = True) -> Policy:
     return parse_policy(f'[policy]\nname = "f"\n[inference]\nfeedback = {str(on).lower()}\n', "f")
 
 
-def heeded(measured: list[float | None], memory: Slowdown | None = None, start: float = 0.0) -> list[Slowdown]:
+def heeded(measured: Sequence[float | None], memory: Slowdown | None = None, start: float = 0.0) -> list[Slowdown]:
     made, memory = [], memory or Slowdown()
     for second, ratio in enumerate(measured):
         memory = heed(memory, ratio, start + second)
