@@ -19,6 +19,7 @@ from .check import Check, Found, failure, note, ok, warning
 from .subject import Subject
 
 BETWEEN_SAMPLES_S = 0.3  # shares of time need two
+OF_A_DAEMON = ("requests.waiting", "pressure.memory.acute")  # there is nobody else to tell them
 
 TO_THE_BUS = "If logind or NetworkManager runs here, let the daemon reach the system bus (system_bus)."
 
@@ -87,7 +88,7 @@ def _readings(subject: Subject) -> tuple[SignalReading, ...]:
     now_s = time.time()
     seen = monitor.sample(now_s)
     told = readings(seen, monitor.origins(seen), now_s)
-    return tuple(each for each in told if not each.name.startswith("requests."))  # which a daemon alone has
+    return tuple(each for each in told if each.name not in OF_A_DAEMON)
 
 
 def _policy(subject: Subject) -> Iterator[Found]:

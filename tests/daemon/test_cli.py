@@ -722,7 +722,7 @@ def test_policies_stand_side_by_side_within_80_columns() -> None:
     shown = patchctl("replay", "laptop-day", *four, "--from", "2:00:00", "--until", "3:30:00").stdout
     assert shown.startswith("laptop-day, 1 h 30 min from 2:00:00 on")
     assert max(map(len, shown.splitlines())) <= 80
-    assert shown.count("\n  predictions at 224 px") == 2  # three policies fit, and one below them
+    assert shown.count("\ninference allocation") == 2  # three policies fit, and one below them
 
 
 def test_the_traces_that_ship_are_listed_with_their_stories() -> None:

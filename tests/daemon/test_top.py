@@ -357,7 +357,7 @@ def test_what_a_user_may_not_do_is_refused_in_the_daemons_words(daemon: RunningD
     daemon.socket.chmod(0o666)
 
     async def act(screen: Shown) -> None:
-        await screen.until("digits queued")
+        await screen.until("digits ", "job-")
         await screen.press("t")
         await screen.until("! ", "may not")
 
@@ -366,7 +366,7 @@ def test_what_a_user_may_not_do_is_refused_in_the_daemons_words(daemon: RunningD
         on_screen(daemon.socket, act)
     finally:
         os.seteuid(0)
-    assert daemon.client.jobs().jobs[0].state is JobState.QUEUED
+    assert daemon.client.jobs().jobs[0].state is not JobState.PAUSED
 
 
 def test_a_daemon_that_goes_away_is_told_and_waited_for(daemon: RunningDaemon) -> None:
