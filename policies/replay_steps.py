@@ -21,7 +21,7 @@ from .ladder import choose_rung
 from .policy import Policy
 from .rules import PolicyState, initial_state
 from .sight import Seeing, Sight
-from .signals import SIGNALS, signals
+from .signals import signals
 from .snapshot import Snapshot
 from .trace import Trace
 from .training_costs import TrainingSituation
@@ -97,20 +97,13 @@ class Signals:
 
     def __init__(self, trace: Trace, device: Snapshot, names: Sequence[str]) -> None:
         self._values: list[Mapping[str, float]] = []
-        known = [SIGNALS[name] for name in names if name in SIGNALS]
-        every = len(known) < len(names)  # added ones are found in the whole table alone
         before: Mapping[str, object] | None = None
         for record in trace.records:
             if before is not None and record.given is before:
                 self._values.append(self._values[-1])
                 continue
             before = record.given
-            snapshot = trace.over(record, device)
-            if every:
-                self._values.append(signals(snapshot))
-                continue
-            read = ((spec.name, spec.read(snapshot)) for spec in known)
-            self._values.append({name: value for name, value in read if value is not None})
+            self._values.append(signals(trace.over(record, device), names))
 
     def of(self, record: int) -> Mapping[str, float]:
         """The signals of a record."""

@@ -59,7 +59,7 @@ def signals_that_count(policy: Policy) -> frozenset[str]:
 
 def watch(before: Stillness, snapshot: Snapshot, names: Collection[str], now_s: float) -> Stillness:
     """What is remembered after a sample at `now_s`, on any clock that does not go back."""
-    seen = {name: value for name, value in signals(snapshot).items() if name in names}
+    seen = signals(snapshot, names)
     if before.moved_s is None:
         return Stillness(seen, now_s)
     both = {**seen, **before.anchors}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from .added_signals import is_added, whose
@@ -290,11 +290,13 @@ _REST = (
 SIGNALS: Mapping[str, SignalSpec] = {spec.name: spec for spec in (*_CPU, *_MEMORY, *_PRESSURE, *_POWER, *_REST)}
 
 
-def signals(snapshot: Snapshot) -> dict[str, float]:
-    """The signals that this snapshot has, by name; absent ones are left out."""
-    values = ((name, spec.read(snapshot)) for name, spec in SIGNALS.items())
+def signals(snapshot: Snapshot, names: Collection[str] | None = None) -> dict[str, float]:
+    """The signals that this snapshot has, of `names` where they are given; absent ones are left out."""
+    wanted = SIGNALS if names is None else names
+    values = ((name, SIGNALS[name].read(snapshot)) for name in wanted if name in SIGNALS)
     present = {name: value for name, value in values if value is not None}
-    return present | {reading.name: reading.value for reading in snapshot.added}
+    added = (reading for reading in snapshot.added if names is None or reading.name in names)
+    return present | {reading.name: reading.value for reading in added}
 
 
 def signal_spec(name: str, snapshot: Snapshot | None = None) -> SignalSpec | None:

@@ -59,8 +59,7 @@ def counted(memory: Slowdown, measured: float | None, snapshot: Snapshot) -> flo
     """
     if measured is None or measured <= memory.mean:
         return measured
-    seen = signals(snapshot)
-    causes = [seen[name] > least for name, least in CAUSES.items() if name in seen]
+    causes = [value > CAUSES[name] for name, value in signals(snapshot, CAUSES).items()]
     return measured if any(causes) or not causes else None
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .policy_tables import Training
 
 COOL_DOWN_CELSIUS = 5.0  # training that was too hot goes on so far below its limit
+HEEDED = ("power.on_mains", "user.idle_s", "temperature.max")  # all that a policy's `[training]` table speaks of
 
 
 class Bar(StrEnum):
@@ -72,7 +73,7 @@ def training_times(
     `before` names those that did so at the turn before: heat has a band. Without a `day`, as in a trace that does
     not tell the time of day, windows and the daily limit are left out.
     """
-    seen = signals(snapshot)
+    seen = signals(snapshot, HEEDED)
     found = [
         *(Hindrance(key=Bar.PERMISSION, text=text) for text in forbidden),
         *(_of_the_day(policy, day) if day is not None else ()),
