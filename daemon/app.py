@@ -24,6 +24,7 @@ from starlette.routing import Route as StarletteRoute
 
 from ..policies.errors import NotFoundError, PatchdError, UnavailableError
 from ..policies.signal_readings import Origin
+from ..policies.threads import usable_threads
 from . import notify, sockets
 from .api.attention import attentive
 from .api.caller_protocol import CallerProtocol
@@ -398,11 +399,6 @@ class Daemon:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=2,
         )
-
-
-def usable_threads(cores: float) -> int:
-    """Usable cores rounded down, at least one: threads beyond a cgroup quota slow everything (ollama#17916)."""
-    return max(1, int(cores))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

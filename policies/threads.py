@@ -22,3 +22,8 @@ def free_threads(snapshot: Snapshot | None, most: int, own: Collection[str]) -> 
     used = sum(worker.cpu_cores or 0.0 for worker in snapshot.workers if worker.name in own)
     free = snapshot.cpu.cores * (1.0 - snapshot.cpu.busy) + used
     return max(1, min(most, math.floor(free + SLACK_CORES)))
+
+
+def usable_threads(cores: float) -> int:
+    """Usable cores rounded down, at least one: threads beyond a cgroup quota slow everything (ollama#17916)."""
+    return max(1, int(cores))

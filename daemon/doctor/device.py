@@ -13,7 +13,6 @@ from ...policies.policy_checks import FindingKind, check_policy
 from ...policies.policy_layers import PRESET
 from ...policies.signal_readings import SignalReading, readings
 from ..monitor.cpu import AT_SECOND
-from ..monitor.monitor import Monitor
 from ..policy_files import PolicyFiles
 from .check import Check, Found, failure, note, ok, warning
 from .subject import Subject
@@ -74,15 +73,7 @@ def _readings(subject: Subject) -> tuple[SignalReading, ...]:
                 time.sleep(2 * subject.config.sample_period_s)
                 told = client.signals().signals
             return told
-    config = subject.config
-    here = next(path for path in (subject.state_dir, *subject.state_dir.parents) if path.exists())
-    monitor = Monitor(
-        state_dir=here,
-        proc_root=config.proc_root,
-        sys_root=config.sys_root,
-        dev_root=config.dev_root,
-        system_bus=config.system_bus,
-    )
+    monitor = subject.monitor()
     monitor.sample(time.time())
     time.sleep(BETWEEN_SAMPLES_S)
     now_s = time.time()

@@ -9,11 +9,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..monitor.monitor import Monitor
+from ...policies.threads import usable_threads
 from ..worker_process import ALLOCATOR
 from ..workers.comparing_messages import Compared
 from ..workers.protocol import WorkerError
@@ -30,10 +29,7 @@ _ANSWER: TypeAdapter[Compared | WorkerError] = TypeAdapter(Compared | WorkerErro
 
 def _engines(subject: Subject) -> Iterator[Found]:
     config = subject.config
-    monitor = Monitor(
-        state_dir=Path("/"), proc_root=config.proc_root, sys_root=config.sys_root, dev_root=config.dev_root
-    )
-    threads = config.threads or max(1, int(monitor.usable_cores()))
+    threads = config.threads or usable_threads(subject.monitor().usable_cores())
     command = [sys.executable, "-m", "patchd.daemon.workers.comparing", "--parent", str(os.getpid())]
     command += ["--base", BASE, "--resolution", str(RESOLUTION), "--threads", str(threads)]
     environ = {**subject.environ, **ALLOCATOR, "OMP_NUM_THREADS": str(threads)}

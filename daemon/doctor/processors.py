@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..monitor.monitor import Monitor
+from ...policies.threads import usable_threads
 from ..worker_process import ALLOCATOR
 from .check import Check, Found, failure, note, ok, warning
 from .subject import Subject
@@ -20,11 +20,8 @@ TRY_TIMEOUT_S = 20.0
 
 def _threads(subject: Subject) -> Iterator[Found]:
     config = subject.config
-    monitor = Monitor(
-        state_dir=subject.state_dir, proc_root=config.proc_root, sys_root=config.sys_root, dev_root=config.dev_root
-    )
-    cores = monitor.usable_cores()
-    whole = max(1, int(cores))
+    cores = subject.monitor().usable_cores()
+    whole = usable_threads(cores)
     if config.threads is not None and config.threads > whole:
         yield warning(
             f"The configuration gives workers {config.threads} threads, for {cores:g} usable processors.",

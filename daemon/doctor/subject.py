@@ -11,6 +11,7 @@ from ...client import Client
 from ...policies.errors import PatchdError
 from ..api.schemas import Status
 from ..config import DaemonConfig, load_config, resolved
+from ..monitor.monitor import Monitor
 from ..sockets import MACHINE_SOCKET
 
 MACHINE_STATE = Path("/var/lib/patchd")  # of the system service (StateDirectory=)
@@ -32,6 +33,17 @@ class Subject:
     def daemon_pid(self) -> int | None:
         """The daemon's process id; None where none answers."""
         return None if self.status is None else self.status.pid
+
+    def monitor(self) -> Monitor:
+        """The device as a daemon of this configuration reads it, with the disk that the state is or would be on."""
+        config = self.config
+        return Monitor(
+            state_dir=next(path for path in (self.state_dir, *self.state_dir.parents) if path.exists()),
+            proc_root=config.proc_root,
+            sys_root=config.sys_root,
+            dev_root=config.dev_root,
+            system_bus=config.system_bus,
+        )
 
     def client(self) -> Client:
         """A client of the daemon, for one check: close it."""
