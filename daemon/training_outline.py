@@ -24,18 +24,20 @@ def outline(job: JobView, task: TaskSpec, facts: JobFacts | None) -> JobOutline:
         left = (max(spec.resolutions),)
     elif spec.teacher is not Teacher.NONE:  # in the job's own order: what teaches the others comes before them
         left = left[:1]
-    taught_at = () if at.step > 0 or spec.together else _taught_at(spec, task, tuple(sorted(done, reverse=True)))
+    begun = at.step > 0 or bool(spec.together)
+    taught_at = () if begun else _taught_at(spec, task, left[0], tuple(sorted(done, reverse=True)))
     return _outlined(job.id, spec, task, facts, left, in_hand, at, taught_at)
 
 
-def _taught_at(spec: TrainSpec, task: TaskSpec, made: tuple[int, ...]) -> tuple[int, ...]:
-    """Where teachers have still to answer before the next rung: all once, and those anew that the job has made."""
+def _taught_at(spec: TrainSpec, task: TaskSpec, side: int, made: tuple[int, ...]) -> tuple[int, ...]:
+    """Where teachers have still to answer before rung `side`: all once, and those anew that the job has made."""
     sides = sides_on(task, spec.base or task.base)
     match spec.teacher:
         case Teacher.NONE:
             return ()
         case Teacher.FULL:
-            return () if any(side < max(sides) for side in made) else (max(sides),)
+            answered = any(done < max(sides) for done in made)
+            return () if answered or side == max(sides) else (max(sides),)  # it does not teach itself
         case Teacher.ENSEMBLE:
             return made[-1:] or sides
 

@@ -22,6 +22,7 @@ class Predicted:
     """What a plan is predicted to take.
 
     `cost` spreads over the steps what comes beside them: evaluations, the making of features, a teacher's answers.
+    Full fine-tuning, which it is a share of, asks the same teacher: else no allocation would buy a short taught job.
     """
 
     cost: float
@@ -59,8 +60,8 @@ class JobPrices:
             (seen.resolution, seen.lean, seen.keep_features): (seen.time, seen.memory)
             for seen in prices.costs.corrections
         }
-        self._full_ms *= self._full_factor()
-        self._answers_ms = sum(self._answering_ms(side) for side in job.taught_at)
+        self._answers_ms = sum(self._answering_ms(side) for side in job.taught_at) / job.epochs
+        self._full_ms = self._full_ms * self._full_factor() + self._answers_ms
 
     def _full_factor(self) -> float:
         """Factor on full fine-tuning, which all costs are shares of: what its own way of running has shown.
@@ -93,8 +94,7 @@ class JobPrices:
         time, memory = self._correction(run) if corrected else (1.0, 1.0)
         micro, kept = min(self.batch, run.micro_batch or self.batch), run.keep_features
         own_ms = self._epoch_ms(price, micro, kept=kept) * time
-        making_ms = self._answers_ms + (self._making_ms(price, run.resolution) if kept else 0.0)
-        own_ms += making_ms / self.job.epochs
+        own_ms += self._answers_ms + (self._making_ms(price, run.resolution) / self.job.epochs if kept else 0.0)
         passes = math.ceil(self.batch / micro)
         cpu_ms = price.time_ms(self.batch, passes, kept=kept, read_ms=self._read_ms) * time
         return Predicted(

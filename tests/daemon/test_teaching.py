@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bodies import job
 from click.testing import CliRunner
 from patchd.daemon.api.schemas import EventList, JobView, TaskCreate
 from patchd.daemon.cli.main import cli
+from patchd.daemon.training_outline import outline
 from patchd.models.datasets import open_data
 from patchd.policies.errors import BadInputError
-from patchd.policies.task import JobState, Measure, PatchKind, Teacher, TrainSpec
+from patchd.policies.task import JobProgress, JobState, Measure, PatchKind, TaskSpec, Teacher, TrainSpec
 from running import RunningDaemon
 
 K = PatchKind
@@ -41,9 +44,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def done(daemon: RunningDaemon, job_id: str) -> JobView:
     ended = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
-    job = daemon.until(lambda: found if (found := daemon.client.job(job_id)).state in ended else None, 300.0)
-    assert job.state is JobState.DONE, job.error
-    return job
+    deadline = time.monotonic() + 240
+    while (found := daemon.client.job(job_id)).state not in ended and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert found.state is JobState.DONE, found.error or found.waiting
+    return found
 
 
 def patchctl(daemon: RunningDaemon, *arguments: str) -> str:
@@ -84,11 +89,11 @@ def test_the_directory_of_a_job_without_labels_must_be_one_and_the_teacher_does_
 
 def test_one_job_trains_the_full_resolution_which_then_teaches_the_others(daemon: RunningDaemon) -> None:
     spec = SPEC.model_copy(update={"teacher": Teacher.FULL, "resolutions": (LOW, FULL)})
-    job = done(daemon, daemon.client.submit(spec).id)
-    assert job.spec.resolutions == (FULL, LOW)
-    assert [result.resolution for result in job.results] == [FULL, LOW]
-    assert all(result.published for result in job.results)
-    metadata = daemon.client.patch(job.results[1].patch_id).metadata
+    ended = done(daemon, daemon.client.submit(spec).id)
+    assert ended.spec.resolutions == (FULL, LOW)
+    assert [result.resolution for result in ended.results] == [FULL, LOW]
+    assert all(result.published for result in ended.results)
+    metadata = daemon.client.patch(ended.results[1].patch_id).metadata
     assert metadata.training is not None
     assert metadata.training.teacher is Teacher.FULL
 
@@ -97,9 +102,9 @@ def test_a_job_without_labels_tells_what_it_left_out_and_is_judged_by_agreement_
     daemon: RunningDaemon, images: Path
 ) -> None:
     arguments = ("--kinds", "scale_bias", "--unlabelled", str(images), "--epochs", "1", "--lr", "1e-4")
-    job = done(daemon, submitted(patchctl(daemon, "train", "submit", "--task", "digits", *arguments)))
-    (result,) = job.results
-    assert (job.spec.teacher, job.spec.resolutions) == (Teacher.FULL, (LOW,))
+    ended = done(daemon, submitted(patchctl(daemon, "train", "submit", "--task", "digits", *arguments)))
+    (result,) = ended.results
+    assert (ended.spec.teacher, ended.spec.resolutions) == (Teacher.FULL, (LOW,))
     assert result.validation.measure is Measure.AGREEMENT
     assert result.rival is not None
     assert result.rival.measure is Measure.AGREEMENT
@@ -110,14 +115,33 @@ def test_a_job_without_labels_tells_what_it_left_out_and_is_judged_by_agreement_
     assert result.test.measure is Measure.ACCURACY
     events = EventList.model_validate_json(daemon.client.request("GET", "/v1/events", query={"limit": 200})).events
     assert any("1 of the unlabelled images" in event.message and "broken.png" in event.message for event in events)
-    shown = patchctl(daemon, "train", "show", job.id)
+    shown = patchctl(daemon, "train", "show", ended.id)
     assert "agreement with the teacher" in shown
     assert f"{images}" in shown
 
 
 def test_statistics_alone_train_nothing_and_keep_the_head(daemon: RunningDaemon) -> None:
-    job = done(daemon, daemon.client.submit(SPEC.model_copy(update={"kinds": (K.STATISTICS,)})).id)
-    (result,) = job.results
+    ended = done(daemon, daemon.client.submit(SPEC.model_copy(update={"kinds": (K.STATISTICS,)})).id)
+    (result,) = ended.results
     assert result.parameters == 0
     metadata = daemon.client.patch(result.patch_id).metadata
     assert set(metadata.kinds) == {K.SCALE_BIAS, K.STATISTICS, K.HEAD}
+
+
+def test_a_rung_s_plan_counts_the_answers_of_the_teachers_that_have_still_to_answer_and_of_no_other() -> None:
+    def taught_at(teacher: Teacher, *made: int, step: int = 0) -> tuple[int, ...]:
+        task = TaskSpec(name="digits", labels=("0", "1"), resolutions=(128, 96, 64))
+        spec = TrainSpec(task="digits", resolutions=(128, 96, 64), teacher=teacher)
+        (result,) = job(JobState.DONE).results
+        results = tuple(result.model_copy(update={"resolution": side}) for side in made)
+        progress = JobProgress(rungs=3, resolution=64, epochs=1, step=step)
+        now = job(step=step).model_copy(update={"spec": spec, "results": results, "progress": progress})
+        return outline(now, task, None).taught_at
+
+    assert taught_at(Teacher.FULL) == ()  # the full resolution does not teach itself
+    assert taught_at(Teacher.FULL, 128) == (128,)
+    assert taught_at(Teacher.FULL, 128, 96) == ()
+    assert taught_at(Teacher.FULL, 128, step=3) == ()
+    assert taught_at(Teacher.ENSEMBLE) == (128, 96, 64)
+    assert taught_at(Teacher.ENSEMBLE, 128, 96) == (96,)
+    assert taught_at(Teacher.NONE, 128) == ()
