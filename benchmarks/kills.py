@@ -1,9 +1,10 @@
 """kill -9 of the training worker and of the daemon at random moments of real jobs: what is lost, and what comes out.
 
 Two daemons at once, each with its own state: of one the training worker is killed, of the other the daemon itself. Jobs
-are small (digits, two rungs from 32 px), so that most moments fall into starting, decoding, evaluating and saving.
-Checked after each kill: the checkpoint on the disk is whole and not behind what was there. Checked after each job:
-that it is done, and the tensors of its patches are those of the same job undisturbed, bit by bit.
+are small (digits, two rungs from 32 px; one job of two tasks that train part of the base together), so that most
+moments fall into starting, decoding, evaluating and saving. Checked after each kill: the checkpoint on the disk is
+whole and not behind what was there. Checked after each job: that it is done, and the tensors of its patches and of the
+base that it made are those of the same job undisturbed, bit by bit.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ from patchd.policies.errors import PatchdError
 from patchd.policies.task import JobState, PatchKind, TrainSpec
 
 SIDES = (36, 32)
+TASKS = ("digits", "again")
 SPECS = (
     TrainSpec(task="digits", resolutions=SIDES, epochs=2, batch_size=8, max_samples=24),
     TrainSpec(task="digits", resolutions=SIDES, epochs=4, batch_size=8, max_samples=24, patience=1),
     TrainSpec(task="digits", kinds=(PatchKind.HEAD,), resolutions=SIDES, epochs=3, batch_size=8, max_samples=24),
+    TrainSpec(task="digits", together=("again",), resolutions=SIDES[-1:], epochs=2, batch_size=8, max_samples=24),
 )
 # One thread, room for everything and no rule: nothing that happens beside it changes the plan.
 CONFIG = "threads = 1\nmeasure_training_s = 0\nsample_period_s = 0.25\n"
@@ -44,6 +47,7 @@ POLICY = """[policy]
 name = "kills"
 [training]
 allocation = 1.0
+max_fraction = 0.2
 slice_s = 0.4
 memory_share = 1.0
 """
@@ -106,9 +110,17 @@ class Lane:
         found: JobView | None = self.answer(lambda: self.client.job(job_id))
         return found
 
-    def patches(self, job: JobView) -> dict[int, str]:
-        """Digest of the tensors of each rung's patch, without its metadata, which tells times."""
-        return {r.resolution: digest(self.folder / "state/patches" / f"{r.patch_id}.safetensors") for r in job.results}
+    def made(self, job: JobView) -> dict[str, str]:
+        """Digest of the tensors of each patch, without its metadata, which tells times; fingerprint of a base.
+
+        A base by which a task got worse is dropped with its patches: then their scores stand for them.
+        """
+        patches, version = self.folder / "state/patches", job.version
+        scores = {f"{r.task} {r.resolution} px": r.validation.model_dump_json() for r in job.results}
+        if version is not None and not version.registered:
+            return {**scores, "base": version.name}
+        found = {f"{r.task} {r.resolution}": digest(patches / f"{r.patch_id}.safetensors") for r in job.results}
+        return {**scores, **found, "base": "" if version is None else version.name}
 
 
 def header(path: Path) -> tuple[dict[str, Any], int]:
@@ -150,8 +162,8 @@ def until_done(lane: Lane, job_id: str) -> JobView:
     return found
 
 
-def disturb(lane: Lane, spec: TrainSpec, whole_daemon: bool, kills: int, draw: random.Random) -> dict[int, str]:
-    """One job, with at most `kills` kills while it runs; the digests of its patches."""
+def disturb(lane: Lane, spec: TrainSpec, whole_daemon: bool, kills: int, draw: random.Random) -> dict[str, str]:
+    """One job, with at most `kills` kills while it runs; the digests of what it made."""
     job_id = lane.client.submit(spec).id
     directory = lane.folder / "state/jobs" / job_id
     slices, early = 0, False
@@ -186,9 +198,9 @@ def disturb(lane: Lane, spec: TrainSpec, whole_daemon: bool, kills: int, draw: r
             lane.faults.append(f"job {job_id}: the checkpoint went from {before} back to {after}")
     job = until_done(lane, job_id)
     lane.jobs += 1
-    if job.state is not JobState.DONE or len(job.results) != len(spec.resolutions):
-        lane.faults.append(f"job {job_id} is {job.state} with {len(job.results)} rungs: {job.error}")
-    return lane.patches(job)
+    if job.state is not JobState.DONE or len(job.results) != len(spec.resolutions) * len(spec.tasks):
+        lane.faults.append(f"job {job_id} is {job.state} with {len(job.results)} patches: {job.error}")
+    return lane.made(job)
 
 
 def over(lane: Lane, job_id: str) -> bool:
@@ -213,14 +225,15 @@ def run_lane(lane: Lane, whole_daemon: bool, kills: int, seed: int) -> None:
     draw = random.Random(seed)
     try:
         lane.start()
-        lane.client.add_task(TaskCreate(name="digits", data="sklearn:digits", resolutions=SIDES))
-        expected = [lane.patches(until_done(lane, lane.client.submit(spec).id)) for spec in SPECS]
+        for name in TASKS:
+            lane.client.add_task(TaskCreate(name=name, data="sklearn:digits", resolutions=SIDES))
+        expected = [lane.made(until_done(lane, lane.client.submit(spec).id)) for spec in SPECS]
         while lane.kills < kills:
             index = lane.jobs % len(SPECS)
             made = disturb(lane, SPECS[index], whole_daemon, kills - lane.kills, draw)
             if made != expected[index]:
-                lane.faults.append(f"the patches of job {lane.jobs} are not those of the undisturbed one")
-    except (RuntimeError, PatchdError) as error:
+                lane.faults.append(f"what job {lane.jobs} made is not what the undisturbed one made")
+    except (RuntimeError, PatchdError, OSError) as error:
         lane.faults.append(str(error))
     finally:
         lane.client.close()

@@ -223,3 +223,16 @@ def m012_history(db: Database) -> None:
 def m013_facts_without_a_switch(db: Database) -> None:
     """Every job can run in the lean way: what is known of one no longer says so."""
     db.execute("update job_facts set facts = json_remove(facts, '$.facts.unlean')")
+
+
+@MIGRATIONS()
+def m014_ways_of_running(db: Database) -> None:
+    """What slices showed, by the way they ran in one column: floats count too. What is known was shown in float32."""
+    rows = list(db.query("select * from training_observed"))
+    db.table("training_observed").drop()
+    table = db.table("training_observed")
+    table.create({"base": str, "threads": int, "way": str, "observed": str}, pk=("base", "threads", "way"))
+    for row in rows:
+        way = [row["resolution"], bool(row["lean"]), bool(row["keep_features"]), False]
+        known = {name: row[name] for name in ("base", "threads", "observed")}
+        table.insert({**known, "way": json.dumps(way)})

@@ -7,6 +7,7 @@ start either all of a write or nothing of it. The database is opened by one daem
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sqlite3
 import zlib
@@ -392,20 +393,17 @@ class Store:
 
     def training_observed(self) -> list[tuple[str, int, Observed]]:
         """Base, threads and what slices showed, one for each way of running at each resolution."""
-        rows = self._rows("select * from training_observed order by base, threads, resolution, lean, keep_features")
+        rows = self._rows("select * from training_observed order by base, threads, way")
         return [(row["base"], row["threads"], Observed.model_validate_json(row["observed"])) for row in rows]
 
     def put_training_observed(self, base: str, threads: int, observed: Observed) -> None:
         """Store what slices showed of one way of running."""
-        resolution, lean, keep_features = observed.way
         self._put(
             "training_observed",
             {
                 "base": base,
                 "threads": threads,
-                "resolution": resolution,
-                "lean": int(lean),
-                "keep_features": int(keep_features),
+                "way": json.dumps(observed.correction.way),
                 "observed": observed.model_dump_json(),
             },
         )

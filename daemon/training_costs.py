@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
-from ..policies.training_corrections import WINDOW, Observed, PlanUse, observe, way_of
-from ..policies.training_costs import JobOutline, TrainingCosts
+from ..policies.training_corrections import WINDOW, Observed, PlanUse, observe
+from ..policies.training_costs import JobOutline, TrainingCosts, Way
 from ..policies.training_defaults import default_costs
 from ..policies.training_expected import Expected, expected
 from .api.schemas import TrainingProfile
@@ -30,11 +30,11 @@ class TrainingCostBook:
             (base, threads) for base, threads, *of in store.training_costs_known() if tuple(of) == here
         }
         self._measured: dict[Key, MeasuredTraining] = {}  # those in use: each takes about a megabyte
-        self._observed: dict[Key, dict[tuple[int, bool, bool], Observed]] = {}
+        self._observed: dict[Key, dict[Way, Observed]] = {}
         self._corrected: dict[Key, TrainingCosts] = {}
         self._unsaved: Backlog[tuple[str, int, Observed]] = Backlog(lambda row: store.put_training_observed(*row))
         for base, threads, observed in store.training_observed():
-            self._observed.setdefault((base, threads), {})[observed.way] = observed
+            self._observed.setdefault((base, threads), {})[observed.correction.way] = observed
 
     def costs(self, base: str, threads: int) -> TrainingCosts:
         """What training `base` with `threads` costs, corrected by the slices that ran; one object until it changes.
@@ -75,7 +75,7 @@ class TrainingCostBook:
         if measured_s is None or time.time() - measured_s < STANDS_S:
             return False
         seen = [observed.correction for observed in self._observed.get((base, threads), {}).values()]
-        return any(one.slices >= WINDOW and not 1 / OFF <= one.time <= OFF for one in seen)
+        return any(one.slices >= WINDOW and not 1 / OFF <= one.time <= OFF for one in seen if not one.bf16)
 
     def put(self, measured: MeasuredTraining) -> None:
         """Take a measurement. Raises StateError where it cannot be stored."""
@@ -93,8 +93,8 @@ class TrainingCostBook:
             key = (job.base, use.threads)
             ways = self._observed.setdefault(key, {})
             predicted = expected(self._plain(*key), job, use)
-            seen = observe(ways.get(way_of(use)), use, predicted.step_cpu_ms, predicted.memory_bytes)
-            ways[seen.way] = seen
+            seen = observe(ways.get(use.way), use, predicted.step_cpu_ms, predicted.memory_bytes)
+            ways[use.way] = seen
             self._unsaved.put((*key, seen))
             self._corrected.pop(key, None)
             reports.append(_report(use, predicted, seen))
@@ -112,6 +112,7 @@ def _report(use: PlanUse, predicted: Expected, seen: Observed) -> PlanReport:
         plan=use.plan,
         resolution=use.resolution,
         threads=use.threads,
+        bf16=use.bf16,
         steps=use.steps,
         samples=use.samples,
         cpu_seconds=use.cpu_seconds,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ..policies.base_name import packaged
 from ..policies.base_version import sides_on
-from ..policies.task import JobProgress, JobState, PatchKind, TaskSpec, Teacher, TrainSpec
+from ..policies.task import JobProgress, JobState, PatchKind, Precision, TaskSpec, Teacher, TrainSpec
 from ..policies.training_costs import JobOutline
 from .api.schemas import JobView
 from .training_records import JobFacts
@@ -82,6 +82,7 @@ def _outlined(
         kept_from=at.kept_from,
         kept_bytes=at.kept_bytes,
         augmented=known.augmented,
+        bf16=(at.precision or spec.precision) is Precision.BF16,
         taught_at=taught_at,
         importance=known.importance,
     )

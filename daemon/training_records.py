@@ -28,6 +28,7 @@ class PlanReport(Frozen):
     plan: TrainingPlan
     resolution: int
     threads: int = Field(ge=1)
+    bf16: bool = Field(False, description="whether its passes ran in bfloat16")
     steps: int = Field(ge=0)
     samples: int = Field(ge=0)
     cpu_seconds: float = Field(ge=0, description="processor time of its steps")
@@ -45,7 +46,8 @@ MOST_REPORTS = 24  # of a job
 
 def joined(reports: tuple[PlanReport, ...], last: PlanReport) -> tuple[PlanReport, ...]:
     """The reports with those of one plan summed up, the plan that ran last at the end."""
-    same = [r for r in reports if (r.plan.as_run, r.resolution) == (last.plan.as_run, last.resolution)]
+    run = (last.plan.as_run, last.resolution, last.bf16)
+    same = [r for r in reports if (r.plan.as_run, r.resolution, r.bf16) == run]
     others = tuple(r for r in reports if r not in same)
     summed = last.model_copy(
         update={

@@ -361,6 +361,7 @@ class JobProgress(Frozen):
     kept_from: int | None = Field(None, description="the first unit that still runs where features are kept on disk")
     kept_bytes: int = Field(0, description="what kept features take of the disk")
     plan: TrainingPlan | None = None
+    precision: Precision | None = Field(None, description="of the rung's passes; absent: not decided yet")
     members: tuple[MemberProgress, ...] = Field((), description="of a job of several tasks")
     phase: str = Field(
         "",

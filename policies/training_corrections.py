@@ -9,7 +9,7 @@ from pydantic import Field
 
 from .decision import TrainingPlan
 from .snapshot import Frozen
-from .training_costs import Correction
+from .training_costs import Correction, Way
 
 WINDOW = 7  # ratios remembered: a burst of other work spoils two or three slices, not the most of seven
 LEAST, MOST = 0.4, 2.5  # a measurement further off than this tells of something else than the step
@@ -24,6 +24,7 @@ class PlanUse(Frozen):
     resolution: int = Field(gt=0, description="side of the network input, pixels")
     batch: int = Field(ge=1, description="images of a whole step")
     threads: int = Field(1, ge=1)
+    bf16: bool = Field(False, description="whether its passes ran in bfloat16")
     steps: int = Field(ge=1)
     samples: int = Field(ge=1)
     seconds: float = Field(ge=0, description="wall time of all its steps")
@@ -34,6 +35,11 @@ class PlanUse(Frozen):
         None, ge=0, description="most that was resident beyond the level before; absent: the kernel cannot tell"
     )
 
+    @property
+    def way(self) -> Way:
+        """The way of running that it tells of."""
+        return Way(self.resolution, self.plan.lean, self.plan.keep_features, self.bf16)
+
 
 class Observed(Frozen):
     """Measured over predicted of one way of running at one resolution, and the factors in force that follow."""
@@ -42,26 +48,13 @@ class Observed(Frozen):
     memory: tuple[float, ...] = Field((), description="ratios of peak memory, newest last")
     correction: Correction
 
-    @property
-    def way(self) -> tuple[int, bool, bool]:
-        """Resolution, lean, keep_features: plans that err alike."""
-        return self.correction.resolution, self.correction.lean, self.correction.keep_features
-
-
-def way_of(use: PlanUse) -> tuple[int, bool, bool]:
-    """The way of running that a use tells of."""
-    return use.resolution, use.plan.lean, use.plan.keep_features
-
 
 def observe(before: Observed | None, use: PlanUse, step_ms: float | None, memory_bytes: int | None) -> Observed:
     """What is known after a slice. `step_ms` and `memory_bytes` are what was predicted for its plan *uncorrected*.
 
     A prediction or a measurement that is absent, or a slice of too few steps, leaves its ratios as they were.
     """
-    resolution, lean, keep_features = way_of(use)
-    known = before or Observed(
-        correction=Correction(resolution=resolution, lean=lean, keep_features=keep_features, time=1.0, memory=1.0)
-    )
+    known = before or Observed(correction=Correction(**use.way._asdict()))
     time, memory = known.time, known.memory
     if step_ms and use.steps >= LEAST_STEPS and use.step_cpu_ms > 0:
         time = (*time, use.step_cpu_ms / step_ms)[-WINDOW:]

@@ -11,7 +11,7 @@ Who measures: `models.training.profiling`. Who predicts from them: `training_pri
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -119,15 +119,30 @@ class StepCost(Frozen):
     workspace_bytes: int = Field(0, ge=0, description="resident memory a first step takes whatever its size")
 
 
+class Way(NamedTuple):
+    """How a plan runs at a resolution: plans of one way err alike."""
+
+    resolution: int
+    lean: bool = False
+    keep_features: bool = False
+    bf16: bool = False
+
+
 class Correction(Frozen):
     """What slices that ran have shown: measured over predicted, for plans of one way of running at one resolution."""
 
     resolution: int = Field(gt=0)
     lean: bool = False
     keep_features: bool = False
+    bf16: bool = False
     time: float = Field(1.0, gt=0, description="factor on the predicted step time")
     memory: float = Field(1.0, gt=0, description="factor on the predicted peak memory")
     slices: int = Field(0, ge=0, description="slices it rests on")
+
+    @property
+    def way(self) -> Way:
+        """What it is the correction of."""
+        return Way(self.resolution, self.lean, self.keep_features, self.bf16)
 
 
 class TrainingCosts(Frozen):
@@ -184,6 +199,7 @@ class JobOutline(Frozen):
     )
     kept_bytes: int = Field(0, ge=0, description="what those take of the disk quota")
     augmented: bool = Field(False, description="inputs differ from epoch to epoch, so that no features can be kept")
+    bf16: bool = Field(False, description="its steps run in bfloat16: what that changes is known from slices alone")
     taught_at: tuple[int, ...] = Field(
         (), description="resolutions at which teachers have still to answer all images before the rung's first step"
     )

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from statistics import fmean
 
-from .training_costs import EVALUATION_BATCH, EVALUATION_FACTOR, TEACHER_BATCH, JobOutline
+from .training_costs import EVALUATION_BATCH, EVALUATION_FACTOR, TEACHER_BATCH, JobOutline, Way
 from .training_prices import Prices, StepPrice, Trained
 
 # Resident memory over the bytes of tensors, with the allocator settings of patchd's workers: blocks that are freed
@@ -56,10 +56,7 @@ class JobPrices:
         self._scored = min(job.validation_images, math.ceil(SCORED_SHARE * job.train_images))
         self._read_ms = prices.costs.step.read_ms_per_byte
         self._full_ms = self._epoch_ms(self._full_price(), self.batch, kept=False)
-        self._factors = {
-            (seen.resolution, seen.lean, seen.keep_features): (seen.time, seen.memory)
-            for seen in prices.costs.corrections
-        }
+        self._factors = {seen.way: (seen.time, seen.memory) for seen in prices.costs.corrections}
         self._answers_ms = sum(self._answering_ms(side) for side in job.taught_at) / job.epochs
         self._full_ms = self._full_ms * self._full_factor() + self._answers_ms
 
@@ -71,12 +68,12 @@ class JobPrices:
         features tell less: that they are faster counts, else plans would take more than their share; that they are
         slower may be an error of theirs alone.
         """
-        whole = [seen for seen in self.prices.costs.corrections if not seen.keep_features]
+        whole = [seen for seen in self.prices.costs.corrections if not (seen.keep_features or seen.bf16)]
         at_full = [seen for seen in whole if seen.resolution == self.job.full_resolution]
         plain = [seen for seen in at_full if not seen.lean]
         if found := plain or at_full or whole:
             return fmean(seen.time for seen in found)
-        return min(1.0, self._correction(Run(self.job.full_resolution))[0])
+        return min(1.0, self._correction(Way(self.job.full_resolution))[0])
 
     def _full_price(self) -> StepPrice:
         return self.prices.price(full(self.prices), self.job.full_resolution, self.job.classes)
@@ -91,7 +88,7 @@ class JobPrices:
 
     def of(self, price: StepPrice, run: Run, *, corrected: bool = True) -> Predicted:
         """See `predict`."""
-        time, memory = self._correction(run) if corrected else (1.0, 1.0)
+        time, memory = self._correction(self._way(run)) if corrected else (1.0, 1.0)
         micro, kept = min(self.batch, run.micro_batch or self.batch), run.keep_features
         own_ms = self._epoch_ms(price, micro, kept=kept) * time
         own_ms += self._answers_ms + (self._making_ms(price, run.resolution) / self.job.epochs if kept else 0.0)
@@ -107,7 +104,7 @@ class JobPrices:
     def largest(self, price: StepPrice, run: Run, cap: int | None) -> Run | None:
         """The same run in micro-batches as large as the cap allows, by halving; None where not one image is."""
         micro = self.batch
-        memory = self._correction(run)[1]
+        memory = self._correction(self._way(run))[1]
         while True:
             sized = Run(run.resolution, run.lean, run.keep_features, None if micro == self.batch else micro)
             if cap is None or round(self._memory(price, sized) * memory) <= cap:
@@ -164,16 +161,20 @@ class JobPrices:
         pass_ms = sum(unit.frozen_call_ms for unit in at.units) + self.prices.costs.head.forward_ms
         return images * image_ms + math.ceil(images / TEACHER_BATCH) * pass_ms
 
-    def _correction(self, run: Run) -> tuple[float, float]:
+    def _way(self, run: Run) -> Way:
+        return Way(run.resolution, run.lean, run.keep_features, self.job.bf16)
+
+    def _correction(self, way: Way) -> tuple[float, float]:
         """Factors on time and memory that slices have shown: of this way of running, else of the others' mean.
 
         A way that has not run is taken to err as those that have, at its resolution if any has run there; else a
-        plan would flee from a way that is known to be dear to one of which nothing is known.
+        plan would flee from a way that is known to be dear to one of which nothing is known. Ways in the same floats
+        tell more than others: float32 says nothing of how this processor does bfloat16.
         """
-        way = (run.resolution, run.lean, run.keep_features)
         if way not in self._factors:
-            seen = [one for one in self.prices.costs.corrections if one.resolution == run.resolution]
-            seen = seen or list(self.prices.costs.corrections)
+            seen = [one for one in self.prices.costs.corrections if one.bf16 == way.bf16]
+            seen = seen or [one for one in self.prices.costs.corrections if not one.bf16]
+            seen = [one for one in seen if one.resolution == way.resolution] or seen
             times, sizes = [one.time for one in seen] or [1.0], [one.memory for one in seen] or [1.0]
             self._factors[way] = fmean(times), fmean(sizes)
         return self._factors[way]

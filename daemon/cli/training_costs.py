@@ -89,7 +89,7 @@ def _corrections(costs: TrainingCosts) -> str:
     rows = [
         (
             f"{seen.resolution} px",
-            "lean" if seen.lean else "plain",
+            ("lean" if seen.lean else "plain") + (", bf16" if seen.bf16 else ""),
             "kept" if seen.keep_features else "computed",
             f"{seen.time:.2f}",
             f"{seen.memory:.2f}",

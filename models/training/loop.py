@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...policies.decision import TrainingPlan
 from ...policies.errors import TrainingError
-from ...policies.task import Evaluation, JobProgress, TrainSpec
+from ...policies.task import Evaluation, JobProgress, Precision, TrainSpec
 from ...policies.training_corrections import PlanUse
 from ..bases import Base
 from ..patches import check_useful, make_kinds
@@ -183,6 +183,7 @@ class SliceLoop(ABC, Generic[R]):
             kept_from=None if in_hand is None else in_hand.kept_from,
             kept_bytes=self.features.bytes,
             plan=plan,
+            precision=self._position.precision,
             phase=phase,
         )
 
@@ -243,7 +244,7 @@ class SliceLoop(ABC, Generic[R]):
         assert self._meter is not None
         due = (len(self._position.course.curve) + 1) * self._per_epoch
         if self._position.course.step < due:
-            self._meter.begin(plan)
+            self._meter.begin(plan, bf16=self._position.precision is Precision.BF16)
         while (number := self._position.course.step) < due:
             with self._meter.step(rung.size(number)):
                 step = rung.step(number, self._position.course.rate)

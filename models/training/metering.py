@@ -24,17 +24,18 @@ class UseMeter:
         self._resolution, self._batch = resolution, batch
         self._peak = MemoryPeak()
         self._plan: TrainingPlan | None = None
+        self._bf16 = False
         self._samples = 0
         self._taken: list[tuple[float, float]] = []  # wall and processor seconds, step by step
         self._highest: int | None = None
         self._looks = 0
         self._ended: list[PlanUse] = []
 
-    def begin(self, plan: TrainingPlan) -> None:
+    def begin(self, plan: TrainingPlan, *, bf16: bool = False) -> None:
         """The steps that follow run under `plan`; whatever else was resident until now does not count."""
         if plan != self._plan:
             self._end()
-            self._plan = plan
+            self._plan, self._bf16 = plan, bf16
         self._peak.begin()
         self._looks = PEAK_LOOKS
 
@@ -65,6 +66,7 @@ class UseMeter:
                     resolution=self._resolution,
                     batch=self._batch,
                     threads=torch.get_num_threads(),
+                    bf16=self._bf16,
                     steps=len(self._taken),
                     samples=self._samples,
                     seconds=sum(wall for wall, _ in self._taken),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from patchd.daemon.api.schemas import JobView, TaskCreate, TrainingProfileRun
+from patchd.daemon.migrations import MIGRATIONS
+from patchd.daemon.sqlite import Database
 from patchd.daemon.store import Store
 from patchd.daemon.training_costs import TrainingCostBook
 from patchd.daemon.training_records import MeasuredTraining, processor, torch_version
@@ -16,7 +19,7 @@ from patchd.policies.decision import TrainingPlan
 from patchd.policies.errors import BadInputError
 from patchd.policies.task import PatchKind, TrainSpec
 from patchd.policies.training_corrections import WINDOW, PlanUse
-from patchd.policies.training_costs import JobOutline, TrainingCosts
+from patchd.policies.training_costs import JobOutline, TrainingCosts, Way
 from patchd.policies.training_plan import default_costs
 from running import RunningDaemon
 
@@ -191,6 +194,30 @@ def test_costs_and_corrections_survive_a_restart(tmp_path: Path) -> None:
     assert not kept.estimated
     assert kept.corrections[0].time == reports[0].time_factor > 1.0
     assert again.to_measure("lite0", 1, (kept.at[0].resolution,)) == ()
+
+
+def test_slices_in_bf16_are_remembered_beside_those_in_float32(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    book = TrainingCostBook(store)
+    book.put(measured())
+    job = JobOutline(kinds=(PatchKind.HEAD,), resolutions=(64,), full_resolution=64)
+    for _ in range(2):
+        book.observe(job, [a_use(1000.0), a_use(2000.0).model_copy(update={"bf16": True})])
+    store.close()
+    seen = TrainingCostBook(Store(tmp_path)).costs("lite0", 1).corrections
+    assert [(one.way.bf16, one.slices) for one in seen] == [(False, 2), (True, 2)]
+
+
+def test_what_slices_showed_before_floats_counted_was_shown_in_float32(tmp_path: Path) -> None:
+    database = Database(sqlite3.connect(tmp_path / "patchd.db", isolation_level=None))
+    MIGRATIONS.apply(database, stop_before="m014_ways_of_running")
+    observed = {"time": [2.0, 2.0], "correction": {"resolution": 64, "lean": True, "time": 2.0, "slices": 2}}
+    row = {"base": "lite0", "threads": 1, "resolution": 64, "lean": 1, "keep_features": 0}
+    database.table("training_observed").insert({**row, "observed": json.dumps(observed)})
+    database.conn.close()
+    ((base, threads, found),) = Store(tmp_path).training_observed()
+    assert (base, threads, found.correction.way) == ("lite0", 1, Way(64, lean=True))
+    assert found.correction.time == 2.0
 
 
 def test_a_new_measurement_forgets_what_slices_showed_of_the_old_one(tmp_path: Path) -> None:

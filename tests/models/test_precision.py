@@ -39,7 +39,10 @@ def trained(directory: Path, precision: Precision, *, lean: bool = False) -> Tra
 def test_bf16_learns_about_the_same_and_the_patch_is_float32(tmp_path: Path, lean: bool) -> None:
     records = []
     for precision in (Precision.F32, Precision.BF16):
-        (finished,) = trained(tmp_path / precision, precision, lean=lean).finished
+        trainer = trained(tmp_path / precision, precision, lean=lean)
+        (use,) = trainer.take_uses()
+        assert use.bf16 == (precision is Precision.BF16)
+        (finished,) = trainer.finished
         patch = load_patch(tmp_path / precision / "patches" / f"{finished.result.patch_id}.safetensors")
         assert {tensor.dtype for tensor in patch.tensors.values()} == {torch.float32}
         assert patch.metadata.training is not None

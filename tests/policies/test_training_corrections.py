@@ -6,18 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patchd.policies.decision import TrainingPlan
 from patchd.policies.training_corrections import BAND, LEAST, LEAST_STEPS, MOST, WINDOW, Observed, PlanUse, observe
+from patchd.policies.training_costs import Way
 
 STEP_MS, BYTES = 100.0, 100_000_000
 RATIO = st.floats(0.01, 100.0)
 KNOWN = st.floats(LEAST, MOST)
 
 
-def use(time: float, memory: float | None = None, *, steps: int = 20, lean: bool = False) -> PlanUse:
+def use(
+    time: float, memory: float | None = None, *, steps: int = 20, lean: bool = False, bf16: bool = False
+) -> PlanUse:
     """A slice whose step took `time` and whose peak was `memory` times what is predicted here."""
     return PlanUse(
         plan=TrainingPlan(paused=False, lean=lean),
         resolution=64,
         batch=8,
+        bf16=bf16,
         steps=steps,
         samples=steps * 8,
         seconds=1.0,
@@ -83,5 +87,5 @@ def test_what_was_not_predicted_or_not_measured_is_left_alone() -> None:
 
 def test_another_way_of_running_is_corrected_by_itself() -> None:
     known = observe(None, use(2.0, lean=True), STEP_MS, BYTES)
-    assert known.way == (64, True, False)
-    assert known.correction.lean
+    assert known.correction.way == Way(64, lean=True)
+    assert observe(None, use(2.0, bf16=True), STEP_MS, BYTES).correction.way == Way(64, bf16=True)

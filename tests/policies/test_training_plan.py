@@ -269,6 +269,17 @@ def test_a_job_of_few_images_is_not_paused_by_the_many_that_it_is_scored_on(side
     assert plans[0].reach == plans[1].reach
 
 
+@given(st.floats(0.4, 2.5), st.booleans())
+def test_what_slices_in_bf16_have_shown_moves_the_plans_of_jobs_in_bf16_alone(factor: float, mixed: bool) -> None:
+    shown = (Correction(resolution=224, bf16=True, time=factor), *((Correction(resolution=224),) if mixed else ()))
+    costs, limits = COSTS.model_copy(update={"corrections": shown}), PlanLimits(max_fraction=1.0)
+    plain, half = (Plans().of(0.5, costs, JobOutline(bf16=bf16), limits).plan for bf16 in (False, True))
+    assert plain == Plans().of(0.5, COSTS, JobOutline(), limits).plan
+    cost = JobPrices(Prices(costs), JobOutline(bf16=True)).predict(full(Prices(costs)), Run(224)).cost
+    assert cost == pytest.approx(factor)  # float32 is as it was measured
+    assert half.paused or half.cost <= 0.5
+
+
 def test_what_slices_have_shown_lowers_or_raises_plans() -> None:
     dear = COSTS.model_copy(
         update={"corrections": tuple(Correction(resolution=s, time=1.5, keep_features=True) for s in SIDES)}
