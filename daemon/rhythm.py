@@ -6,9 +6,11 @@ not once for each. `policies.sampling` says which period follows.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -34,6 +36,11 @@ class _Regular:
     id: str
     run: Callable[[], Awaitable[None]]
     every_s: float
+
+    async def once(self) -> None:
+        """Run it. That the scheduler cancels it when the daemon ends is no failure of the job."""
+        with suppress(asyncio.CancelledError):
+            await self.run()
 
 
 class Rhythm:
@@ -70,7 +77,7 @@ class Rhythm:
         self._sample()
         trigger_of = self._triggers()
         for job in self._jobs:
-            self._scheduler.add_job(job.run, trigger_of(job), id=job.id, **ONCE)
+            self._scheduler.add_job(job.once, trigger_of(job), id=job.id, **ONCE)
         self._started = True
 
     def state(self) -> SamplingState:

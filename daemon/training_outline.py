@@ -84,5 +84,6 @@ def _outlined(
         augmented=known.augmented,
         bf16=(at.precision or spec.precision) is Precision.BF16,
         taught_at=taught_at,
+        unlabelled=spec.unlabelled is not None,
         importance=known.importance,
     )

@@ -20,11 +20,16 @@ from .snapshot import Frozen
 from .task import PatchKind
 
 Precision = Literal["f32", "bf16"]
-# An evaluation keeps nothing for a backward pass: so many images at a time are as fast as more, and do not set the peak
-# of memory. Under a plan with micro-batches it takes at most EVALUATION_FACTOR of these.
 EVALUATION_BATCH = 8
 EVALUATION_FACTOR = 2
-TEACHER_BATCH = 32  # images that a teacher answers at once
+
+
+def evaluated_at_once(micro_batch: int | None) -> int:
+    """Images that an evaluation, or a teacher, takes at a time under a plan with such micro-batches.
+
+    Nothing is kept for a backward pass: so many are as fast as more, and do not set the peak of memory.
+    """
+    return EVALUATION_BATCH if micro_batch is None else min(EVALUATION_BATCH, EVALUATION_FACTOR * micro_batch)
 
 
 class TensorKind(StrEnum):
@@ -201,8 +206,9 @@ class JobOutline(Frozen):
     augmented: bool = Field(False, description="inputs differ from epoch to epoch, so that no features can be kept")
     bf16: bool = Field(False, description="its steps run in bfloat16: what that changes is known from slices alone")
     taught_at: tuple[int, ...] = Field(
-        (), description="resolutions at which teachers have still to answer all images before the rung's first step"
+        (), description="resolutions at which teachers have still to answer the images before the rung's first step"
     )
+    unlabelled: bool = Field(False, description="teachers answer the validation images too, which have no labels")
     importance: tuple[tuple[str, float], ...] = Field(
         (), description="by tensor of the base: Fisher information, for the order sparse"
     )

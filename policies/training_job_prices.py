@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from statistics import fmean
 
-from .training_costs import EVALUATION_BATCH, EVALUATION_FACTOR, TEACHER_BATCH, JobOutline, Way
+from .training_costs import EVALUATION_BATCH, JobOutline, Way, evaluated_at_once
 from .training_prices import Prices, StepPrice, Trained
 
 # Resident memory over the bytes of tensors, with the allocator settings of patchd's workers: blocks that are freed
@@ -55,9 +55,11 @@ class JobPrices:
         self._steps = math.ceil(job.train_images / self.batch)
         self._scored = min(job.validation_images, math.ceil(SCORED_SHARE * job.train_images))
         self._read_ms = prices.costs.step.read_ms_per_byte
-        self._full_ms = self._epoch_ms(self._full_price(), self.batch, kept=False)
+        self._full_ms = self._epoch_ms(self._full_price(job.full_resolution), self.batch, kept=False)
         self._factors = {seen.way: (seen.time, seen.memory) for seen in prices.costs.corrections}
         self._answers_ms = sum(self._answering_ms(side) for side in job.taught_at) / job.epochs
+        asked = [self._full_price(side) for side in job.taught_at]
+        self._teacher_image_bytes = max((max(p.frozen_image_bytes, p.upper_image_bytes) for p in asked), default=0)
         self._full_ms = self._full_ms * self._full_factor() + self._answers_ms
 
     def _full_factor(self) -> float:
@@ -75,8 +77,8 @@ class JobPrices:
             return fmean(seen.time for seen in found)
         return min(1.0, self._correction(Way(self.job.full_resolution))[0])
 
-    def _full_price(self) -> StepPrice:
-        return self.prices.price(full(self.prices), self.job.full_resolution, self.job.classes)
+    def _full_price(self, resolution: int) -> StepPrice:
+        return self.prices.price(full(self.prices), resolution, self.job.classes)
 
     def predict(self, trained: Trained, run: Run, *, corrected: bool = True) -> Predicted:
         """Time, memory and cost of a plan. Whatever slices have shown counts unless `corrected` is false."""
@@ -118,11 +120,9 @@ class JobPrices:
         return (self.job.train_images + self.job.validation_images) * price.feature_bytes
 
     def _memory(self, price: StepPrice, run: Run) -> int:
-        """The peak of steps, evaluations and the making of features."""
+        """The peak of steps, evaluations, the making of features and a teacher's answers."""
         micro = run.micro_batch or self.batch
-        answered = EVALUATION_BATCH
-        if run.micro_batch is not None:
-            answered = min(answered, EVALUATION_FACTOR * run.micro_batch)
+        answered = evaluated_at_once(run.micro_batch)
         ready = run.keep_features and self._is_made(price, run.resolution)
         whole = max(price.frozen_image_bytes, price.upper_image_bytes)
         stepped = price.upper_image_bytes if run.keep_features else whole
@@ -130,6 +130,7 @@ class JobPrices:
             micro * (KEPT_FACTOR * price.kept_image_bytes + SCRATCH_FACTOR * stepped),
             micro * FORWARD_FACTOR * stepped,
             answered * FORWARD_FACTOR * (price.upper_image_bytes if ready else whole),
+            answered * FORWARD_FACTOR * self._teacher_image_bytes,
         )
         return round(self.prices.costs.step.workspace_bytes + price.state_bytes + images)
 
@@ -154,12 +155,12 @@ class JobPrices:
         return images * (price.frozen_image_ms + written) + passes * price.frozen_pass_ms
 
     def _answering_ms(self, resolution: int) -> float:
-        """A teacher's answers on all training and validation images at its own resolution."""
-        images = self.job.train_images + self.job.validation_images
+        """A teacher's answers at its own resolution on all images that it has to answer."""
+        images = self.job.train_images + (self.job.validation_images if self.job.unlabelled else 0)
         at = self.prices.at(resolution)
         image_ms = at.input_ms + sum(unit.frozen_ms for unit in at.units)
         pass_ms = sum(unit.frozen_call_ms for unit in at.units) + self.prices.costs.head.forward_ms
-        return images * image_ms + math.ceil(images / TEACHER_BATCH) * pass_ms
+        return images * image_ms + math.ceil(images / EVALUATION_BATCH) * pass_ms
 
     def _way(self, run: Run) -> Way:
         return Way(run.resolution, run.lean, run.keep_features, self.job.bf16)

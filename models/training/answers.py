@@ -12,7 +12,7 @@ from torch import Tensor
 from ...policies.errors import NotFoundError, PatchMismatchError, TrainingError
 from ...policies.task import Preprocessing
 from ...policies.teaching import RungInForce
-from ...policies.training_costs import TEACHER_BATCH
+from ...policies.training_costs import EVALUATION_BATCH
 from ..bases import Base
 from ..datasets import Sample, pixels
 from ..patched import PatchedNetwork
@@ -65,8 +65,8 @@ class RungAnswers:
             self._pieces = [torch.cat(self._pieces)]
         return self._pieces[0]
 
-    def run(self, should_end: Callable[[], bool]) -> bool:
-        """Answer what is left; False when told to end before the last image. Each call does one batch at least.
+    def run(self, should_end: Callable[[], bool], at_once: int = EVALUATION_BATCH) -> bool:
+        """Answer what is left, so many images `at_once`, in one pass at least; False when told to end before the last.
 
         Raises DataSetError naming an image that cannot be read, TrainingError when the rung's patch is gone.
         """
@@ -75,7 +75,7 @@ class RungAnswers:
         patch = patch_of(self.rung, self._base)
         with PatchedNetwork(self._base).patched(patch) as network, torch.no_grad():
             while not self.complete:
-                batch = self._samples[self._done : self._done + TEACHER_BATCH]
+                batch = self._samples[self._done : self._done + at_once]
                 images = pixels(batch, self.rung.resolution, self._preprocessing)
                 self._pieces.append(network(network_inputs(images, self._preprocessing, self._base.memory_format)))
                 self._done += len(batch)

@@ -58,11 +58,16 @@ class RungOpening:
         """Whether the part `name` has a teacher's answers in place of labels."""
         return self._lesson is not None and name in self._lesson.classes
 
-    def run(self, teaching: Teaching | None, made: Sequence[RungResult], ended: Stop, say: Say) -> PartInputs | None:
-        """Do what is left; the training part, or None when told to end before that. `made` is what the job gave."""
+    def run(
+        self, teaching: Teaching | None, made: Sequence[RungResult], at_once: int, ended: Stop, say: Say
+    ) -> PartInputs | None:
+        """Do what is left; the training part, or None when told to end before that.
+
+        `made` is what the job gave; teachers answer so many images `at_once`.
+        """
         if teaching is not None and self._lesson is None:
             say("asking the teacher")
-            self._lesson = teaching.prepare(made, ended)
+            self._lesson = teaching.prepare(made, ended, at_once)
             if self._lesson is None:
                 return None
             self.heritage = self._lesson.heritage or self.heritage

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...policies.decision import TrainingPlan
 from ...policies.errors import TrainingError
 from ...policies.task import Evaluation, Options, PatchKind, Precision, TaskSpec, TrainSpec, only_statistics
-from ...policies.training_costs import EVALUATION_BATCH, EVALUATION_FACTOR
+from ...policies.training_costs import evaluated_at_once
 from ..bases import Base
 from ..networks import can_start_at, starting_at, unit_of, units_of
 from ..patched import PatchedNetwork
@@ -213,7 +213,7 @@ class RungTraining:
 
     def compute_features(self, name: str, part: PartInputs, should_yield: Stop) -> bool:
         """Features of the frozen units for what is left of a part; False when ended before its end."""
-        return self._frozen.compute(name, part, self._evaluation_batch(), should_yield)
+        return self._frozen.compute(name, part, evaluated_at_once(self._plan.micro_batch), should_yield)
 
     def forgo_features(self) -> None:
         """Keep none: there is no room for them."""
@@ -286,15 +286,11 @@ class RungTraining:
     def evaluate(self, name: str, part: PartInputs, should_yield: Stop) -> Evaluation | None:
         """Top-1 on the part called `name`; None when asked to yield before the end, then the next call goes on."""
         self.bind()
-        size = self._evaluation_batch()
+        size = evaluated_at_once(self._plan.micro_batch)
         if self._frozen.cut is not None and self._frozen.ready(name):
             kept = FromFeatures(part.classes, part.weights, partial(self._frozen.between, name))
             return self._scoring.score(name, kept, self._from_features, size, should_yield)
         return self._scoring.score(name, part, self._network, size, should_yield)
-
-    def _evaluation_batch(self) -> int:
-        micro = self._plan.micro_batch
-        return EVALUATION_BATCH if micro is None else min(EVALUATION_BATCH, EVALUATION_FACTOR * micro)
 
     def check_finite(self) -> None:
         """Raises NotFiniteError naming the first trained tensor that holds a value that is not a number."""

@@ -138,8 +138,10 @@ class Teaching:
             return self._labelled
         return unlabelled_data(Path(self._spec.unlabelled), images, self._spec, self._labelled)
 
-    def prepare(self, made: Sequence[RungResult], should_end: Callable[[], bool]) -> Lesson | None:
+    def prepare(self, made: Sequence[RungResult], should_end: Callable[[], bool], at_once: int) -> Lesson | None:
         """The lesson of the next rung, after the job has `made` others; None when told to end before that.
+
+        Teachers answer so many images `at_once`.
 
         Raises TrainingError when there is no teacher, or its patch is gone; DataSetError for a broken image.
         """
@@ -154,7 +156,7 @@ class Teaching:
                 hint="Train its full resolution with labels first.",
             )
         parts = (TRAIN,) if labelled else (TRAIN, VALIDATION)
-        if not all(self._of(rung, part).run(should_end) for rung in chosen for part in parts):
+        if not all(self._of(rung, part).run(should_end, at_once) for rung in chosen for part in parts):
             return None
         full = teachers(Teacher.FULL, rungs, self._full)
         return Lesson(

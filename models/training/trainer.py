@@ -13,6 +13,7 @@ from ...policies.errors import StateError
 from ...policies.examples import ExampleFile
 from ...policies.task import Evaluation, JobProgress, Measure, Precision, TaskSpec, Teacher, TrainSpec, only_statistics
 from ...policies.teaching import inherits, is_taught
+from ...policies.training_costs import evaluated_at_once
 from ..bases import Base
 from .checkpoint import Checkpoint, Finished, Position, save_checkpoint
 from .data import TrainingData, open_training_data
@@ -112,7 +113,10 @@ class Trainer(SliceLoop[RungTraining]):
         self._position = self._position.model_copy(update={"resolution": resolution})
         if self._rung is None:
             made = [finished.result for finished in self.finished]
-            train = self._opening.run(self._teaching, made, ended, lambda phase: report(self.progress(phase, plan)))
+            at_once = evaluated_at_once(plan.micro_batch)
+            train = self._opening.run(
+                self._teaching, made, at_once, ended, lambda phase: report(self.progress(phase, plan))
+            )
             if train is None:
                 return None
             self._meter = UseMeter(resolution, self._spec.batch_size)

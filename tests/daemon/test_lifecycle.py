@@ -17,7 +17,7 @@ from patchd.daemon.api.explain_schemas import DecisionList
 from patchd.daemon.api.schemas import JobView, TaskCreate, TraceReplay
 from patchd.policies.errors import PatchdError, StateError, WorkerCrashedError
 from patchd.policies.task import JobState, TrainSpec
-from running import RunningDaemon, alive
+from running import RunningDaemon, alive, warm
 
 DIGITS = TaskCreate(name="digits", data="sklearn:digits", resolutions=(64, 32))
 SMALL = TrainSpec(task="digits", resolutions=(32,), epochs=3, max_samples=160, batch_size=16)
@@ -49,6 +49,19 @@ def test_sigterm_drains_and_exits_0_within_10_s_leaving_nothing(
     assert seconds < 10
     assert not alive(pid)
     assert not fresh.socket.exists()
+
+
+def test_sigterm_while_costs_are_measured_again_is_no_error(tmp_path: Path, photographs: dict[str, Path]) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("measure_training_s = 0\nprofile_every_s = 10\n")
+    with RunningDaemon(warm(tmp_path / "state"), "--config", str(config)) as daemon:
+        daemon.client.infer("imagenet", photographs["china"].read_bytes())
+        time.sleep(10.3)  # measuring five resolutions takes seconds
+        code, _ = daemon.stop()
+        assert code == 0
+        said = daemon.text()
+    assert "CancelledError" not in said
+    assert "ERROR" not in said
 
 
 def test_sigterm_in_the_middle_of_predictions_answers_all_that_were_accepted(

@@ -45,6 +45,7 @@ JOBS = st.builds(
     epochs=st.integers(1, 20),
     augmented=st.booleans(),
     taught_at=st.sampled_from([(), (224,), (224, 192, 96)]),
+    unlabelled=st.booleans(),
     importance=st.sampled_from([(), IMPORTANCE]),
 )
 LIMITS = st.builds(
@@ -171,6 +172,19 @@ def test_a_teacher_s_answers_count_spread_over_the_epochs() -> None:
 
     assert cost() < cost(96) < cost(224) < cost(224, 96) < 1
     assert cost(224, epochs=40) - cost(epochs=40) < (cost(224) - cost()) / 5
+
+
+def test_a_teacher_of_a_larger_resolution_answers_within_the_memory_cap() -> None:
+    def plan(cap: int | None, *sides: int) -> TrainingPlan:
+        job = JobOutline(resolutions=(96,), kinds=(PatchKind.HEAD,), batch_size=8, taught_at=sides)
+        return made(1.0, COSTS, job, PlanLimits(memory_bytes=cap)).plan
+
+    alone, taught = (plan(None, *sides).memory_bytes or 0 for sides in ((), (224,)))
+    assert alone < taught
+    cap = (alone + taught) // 2
+    assert plan(cap).micro_batch is None
+    assert plan(cap, 224).micro_batch is not None
+    assert (plan(cap, 224).memory_bytes or 0) <= cap
 
 
 def test_features_are_kept_only_within_the_quota_and_where_inputs_stay_the_same() -> None:
