@@ -32,10 +32,16 @@ class UseMeter:
         self._ended: list[PlanUse] = []
 
     def begin(self, plan: TrainingPlan, *, bf16: bool = False) -> None:
-        """The steps that follow run under `plan`; whatever else was resident until now does not count."""
-        if plan != self._plan:
-            self._end()
-            self._plan, self._bf16 = plan, bf16
+        """The steps that follow run under `plan`; whatever else was resident until now does not count.
+
+        Under the plan in hand, whose first steps have told the peak, nothing is looked at again: giving free memory
+        back, which that begins with, takes longer than many an epoch of the head alone.
+        """
+        if plan == self._plan:
+            self._looks = 0
+            return
+        self._end()
+        self._plan, self._bf16 = plan, bf16
         self._peak.begin()
         self._looks = PEAK_LOOKS
 

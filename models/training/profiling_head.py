@@ -69,7 +69,7 @@ def head_cost(base: Base) -> HeadCost:
 
 
 def step_cost(units: Sequence[Unit]) -> StepCost:
-    """Time the optimiser on many small tensors and on few large ones, the drawing of a batch, and copying."""
+    """Time the optimiser on many small tensors and on few large ones, what any step takes, and copying."""
     tensors = [tensor for unit in units for tensor in unit.tensors]
     small = [tensor.parameters for tensor in tensors if tensor.kind in (TensorKind.SCALE, TensorKind.BIAS)] or [16] * 32
     large = [tensor.parameters for tensor in tensors if tensor.kind is TensorKind.WEIGHT] or [1 << 16] * 8
@@ -81,7 +81,7 @@ def step_cost(units: Sequence[Unit]) -> StepCost:
     source = torch.zeros(COPIED // 4)
     copy_ms = _median_ms(source.clone) / COPIED
     return StepCost(
-        fixed_ms=_median_ms(lambda: permutation(ORDERED, 0)),
+        fixed_ms=max(0.0, _median_ms(_bare_step()) - tensor_ms),
         tensor_ms=tensor_ms,
         parameter_ms=parameter_ms,
         read_ms_per_byte=copy_ms,
@@ -90,10 +90,31 @@ def step_cost(units: Sequence[Unit]) -> StepCost:
     )
 
 
+def _bare_step() -> Callable[[], object]:
+    """What comes with any step, on one number: the drawing of a batch, the loss as one, its checks, the clocks."""
+    adam, classes = NamedAdam(), torch.zeros(ORDERED, dtype=torch.int64)
+    parameter = nn.Parameter(torch.zeros(()))
+    adam.add("one", parameter, 1e-3)
+
+    def step() -> None:
+        chosen = permutation(ORDERED, 0)[:MANY_IMAGES]
+        adam.clear_gradients()
+        with torch.autocast("cpu", torch.bfloat16, enabled=False):
+            losses = (parameter * classes[chosen]).float()
+        loss = losses.sum() / len(chosen)
+        loss.backward()  # type: ignore[no-untyped-call]
+        float(loss.detach())
+        adam.gradient_norm()
+        adam.step(0, 1)
+
+    return step
+
+
 def _optimiser(sizes: Sequence[int]) -> Callable[[], object]:
+    """The check of all gradients and the moving of parameters of such `sizes`."""
     adam = NamedAdam()
     for index, size in enumerate(sizes):
         parameter = nn.Parameter(torch.zeros(size))
         parameter.grad = torch.zeros(size)
         adam.add(str(index), parameter, 1e-3)
-    return lambda: adam.step(0, 1)
+    return lambda: (adam.gradient_norm(), adam.step(0, 1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+import pytest
+from patchd.models.training import memory
 from patchd.models.training.metering import UseMeter
 from patchd.policies.decision import TrainingPlan
 
@@ -30,6 +32,18 @@ def test_a_plan_that_goes_on_after_something_else_is_told_as_one() -> None:
         with meter.step(8):
             pass
     assert [(use.steps, use.samples) for use in meter.take()] == [(3, 24)]
+
+
+def test_free_memory_is_given_back_once_for_a_plan_and_not_at_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: list[None] = []
+    monkeypatch.setattr(memory, "give_back_free", lambda: given_back.append(None))
+    meter = UseMeter(64, 8)
+    before = len(given_back)
+    for plan in (HEAD, HEAD, HEAD, ALL, ALL):
+        meter.begin(plan)
+        with meter.step(8):
+            pass
+    assert len(given_back) - before == 2
 
 
 def test_nothing_is_told_twice_and_no_plan_without_a_step() -> None:
