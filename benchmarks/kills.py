@@ -30,6 +30,7 @@ from typing import Any
 from common import START_TIMEOUT_S, end, finish, parser, print_table
 from patchd.client import Client
 from patchd.daemon.api.schemas import JobView, TaskCreate
+from patchd.models.training.checkpoint import CURRENT, PREVIOUS
 from patchd.policies.errors import PatchdError
 from patchd.policies.task import JobState, PatchKind, TrainSpec
 
@@ -51,7 +52,9 @@ max_fraction = 0.2
 slice_s = 0.4
 memory_share = 1.0
 """
+CHECKPOINTS = (CURRENT, PREVIOUS)
 LATEST_S = 1.2  # after a slice: about two more of them
+MOST_KILLS = 8  # of one job: where scoring takes longer than two kills are apart it would never end
 EARLY_SHARE = 0.3  # of kills that do not wait for a finished slice; never two in a row, as a job fails at three
 POLL_S = 0.02
 STEP_TIMEOUT_S = 900.0  # beside other work a process of lowest priority may wait for long
@@ -143,9 +146,9 @@ def digest(path: Path) -> str:
 
 
 def reached(directory: Path) -> tuple[int, int]:
-    """Rungs done and steps of the next one that a job's checkpoint tells of; (0, 0) without one."""
-    path = directory / "checkpoint.safetensors"
-    if not path.exists():
+    """Rungs done and steps of the next one that a job's newest checkpoint tells of; (0, 0) without one."""
+    path = next((path for name in CHECKPOINTS if (path := directory / name).exists()), None)
+    if path is None:
         return 0, 0
     position = json.loads(header(path)[0]["__metadata__"]["position"])
     return len(position["finished"]), int(position["course"]["step"])
@@ -230,7 +233,7 @@ def run_lane(lane: Lane, whole_daemon: bool, kills: int, seed: int) -> None:
         expected = [lane.made(until_done(lane, lane.client.submit(spec).id)) for spec in SPECS]
         while lane.kills < kills:
             index = lane.jobs % len(SPECS)
-            made = disturb(lane, SPECS[index], whole_daemon, kills - lane.kills, draw)
+            made = disturb(lane, SPECS[index], whole_daemon, min(MOST_KILLS, kills - lane.kills), draw)
             if made != expected[index]:
                 lane.faults.append(f"what job {lane.jobs} made is not what the undisturbed one made")
     except (RuntimeError, PatchdError, OSError) as error:
