@@ -11,7 +11,6 @@ from torch import nn
 
 from ...policies.training_costs import HeadCost, StepCost, TensorKind
 from ..bases import Base
-from .inputs import permutation
 from .optimiser import NamedAdam
 from .profiling_layout import Unit
 from .profiling_times import line
@@ -19,7 +18,7 @@ from .profiling_times import line
 REPEATS = 9
 FEW_CLASSES, MANY_CLASSES = 2, 1000
 FEW_IMAGES, MANY_IMAGES = 2, 32
-ORDERED = 10_000  # images whose order is drawn at every step
+ROWS = 10_000  # rows that a batch is chosen from
 COPIED = 1 << 24  # bytes
 WORKSPACE_BYTES = 51_000_000  # what a first small step takes, whatever its size (docs/training.md)
 
@@ -91,16 +90,15 @@ def step_cost(units: Sequence[Unit]) -> StepCost:
 
 
 def _bare_step() -> Callable[[], object]:
-    """What comes with any step, on one number: the drawing of a batch, the loss as one, its checks, the clocks."""
-    adam, classes = NamedAdam(), torch.zeros(ORDERED, dtype=torch.int64)
+    """What comes with any step, on one parameter: choosing rows, the loss as a number, checks, the optimiser's call."""
+    adam, rows, chosen = NamedAdam(), torch.zeros(ROWS), torch.arange(MANY_IMAGES)
     parameter = nn.Parameter(torch.zeros(()))
     adam.add("one", parameter, 1e-3)
 
     def step() -> None:
-        chosen = permutation(ORDERED, 0)[:MANY_IMAGES]
         adam.clear_gradients()
         with torch.autocast("cpu", torch.bfloat16, enabled=False):
-            losses = (parameter * classes[chosen]).float()
+            losses = (parameter * rows[chosen]).float()
         loss = losses.sum() / len(chosen)
         loss.backward()  # type: ignore[no-untyped-call]
         float(loss.detach())
