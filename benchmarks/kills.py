@@ -4,7 +4,8 @@ Two daemons at once, each with its own state: of one the training worker is kill
 are small (digits, two rungs from 32 px; one job of two tasks that train part of the base together), so that most
 moments fall into starting, decoding, evaluating and saving. Checked after each kill: the checkpoint on the disk is
 whole and not behind what was there. Checked after each job: that it is done, and the tensors of its patches and of the
-base that it made are those of the same job undisturbed, bit by bit.
+base that it made are those of the same job undisturbed, bit by bit; a job that was planned anew meanwhile, as costs
+follow what slices take, promises no such thing and is counted apart.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from patchd.daemon.api.schemas import JobView, TaskCreate
 from patchd.models.training.checkpoint import CURRENT, PREVIOUS
 from patchd.policies.errors import PatchdError
 from patchd.policies.task import JobState, PatchKind, TrainSpec
+from patchd.policies.training_words import plan_in_words
 
 SIDES = (36, 32)
 TASKS = ("digits", "again")
@@ -70,6 +72,7 @@ class Lane:
     phases: dict[str, int] = field(default_factory=dict)
     jobs: int = 0
     faults: list[str] = field(default_factory=list)
+    replanned: list[str] = field(default_factory=list)  # jobs that ran under other plans, and so are not compared
 
     def __post_init__(self) -> None:
         (self.folder / "config.toml").write_text(CONFIG)
@@ -114,16 +117,20 @@ class Lane:
         return found
 
     def made(self, job: JobView) -> dict[str, str]:
-        """Digest of the tensors of each patch, without its metadata, which tells times; fingerprint of a base.
+        """Scores, and digests of the tensors of each patch and of a base, without metadata, which tells times.
 
         A base by which a task got worse is dropped with its patches: then their scores stand for them.
         """
-        patches, version = self.folder / "state/patches", job.version
-        scores = {f"{r.task} {r.resolution} px": r.validation.model_dump_json() for r in job.results}
+        state, version = self.folder / "state", job.version
+        made = {f"{r.task} {r.resolution} px": r.validation.model_dump_json() for r in job.results}
         if version is not None and not version.registered:
-            return {**scores, "base": version.name}
-        found = {f"{r.task} {r.resolution}": digest(patches / f"{r.patch_id}.safetensors") for r in job.results}
-        return {**scores, **found, "base": "" if version is None else version.name}
+            return made
+        for r in job.results:
+            made[f"{r.task} {r.resolution}"] = digest(state / "patches" / f"{r.patch_id}.safetensors")
+        if version is not None:
+            (file,) = (state / "bases").glob(f"{version.name.partition('@')[2]}*.safetensors")
+            made["base"] = digest(file)
+        return made
 
 
 def header(path: Path) -> tuple[dict[str, Any], int]:
@@ -154,6 +161,11 @@ def reached(directory: Path) -> tuple[int, int]:
     return len(position["finished"]), int(position["course"]["step"])
 
 
+def plans(job: JobView) -> tuple[str, ...]:
+    """What each rung ran under, in words: the same bits are promised for the same plans alone."""
+    return tuple(sorted(f"{run.resolution} px: {plan_in_words(run.plan)}" for run in job.plans_run))
+
+
 def until_done(lane: Lane, job_id: str) -> JobView:
     """The job once it has ended."""
 
@@ -165,8 +177,8 @@ def until_done(lane: Lane, job_id: str) -> JobView:
     return found
 
 
-def disturb(lane: Lane, spec: TrainSpec, whole_daemon: bool, kills: int, draw: random.Random) -> dict[str, str]:
-    """One job, with at most `kills` kills while it runs; the digests of what it made."""
+def disturb(lane: Lane, spec: TrainSpec, whole_daemon: bool, kills: int, draw: random.Random) -> JobView:
+    """One job, with at most `kills` kills while it runs, once it has ended."""
     job_id = lane.client.submit(spec).id
     directory = lane.folder / "state/jobs" / job_id
     slices, early = 0, False
@@ -203,7 +215,7 @@ def disturb(lane: Lane, spec: TrainSpec, whole_daemon: bool, kills: int, draw: r
     lane.jobs += 1
     if job.state is not JobState.DONE or len(job.results) != len(spec.resolutions) * len(spec.tasks):
         lane.faults.append(f"job {job_id} is {job.state} with {len(job.results)} patches: {job.error}")
-    return lane.made(job)
+    return job
 
 
 def over(lane: Lane, job_id: str) -> bool:
@@ -230,11 +242,14 @@ def run_lane(lane: Lane, whole_daemon: bool, kills: int, seed: int) -> None:
         lane.start()
         for name in TASKS:
             lane.client.add_task(TaskCreate(name=name, data="sklearn:digits", resolutions=SIDES))
-        expected = [lane.made(until_done(lane, lane.client.submit(spec).id)) for spec in SPECS]
+        undisturbed = [until_done(lane, lane.client.submit(spec).id) for spec in SPECS]
+        expected = [lane.made(job) for job in undisturbed]
         while lane.kills < kills:
             index = lane.jobs % len(SPECS)
-            made = disturb(lane, SPECS[index], whole_daemon, min(MOST_KILLS, kills - lane.kills), draw)
-            if made != expected[index]:
+            job = disturb(lane, SPECS[index], whole_daemon, min(MOST_KILLS, kills - lane.kills), draw)
+            if plans(job) != plans(undisturbed[index]):
+                lane.replanned.append(f"job {lane.jobs}: {plans(job)}, undisturbed {plans(undisturbed[index])}")
+            elif lane.made(job) != expected[index]:
                 lane.faults.append(f"what job {lane.jobs} made is not what the undisturbed one made")
     except (RuntimeError, PatchdError, OSError) as error:
         lane.faults.append(str(error))
@@ -265,14 +280,23 @@ def main() -> None:
     for thread in threads:
         thread.join()
     seconds = time.monotonic() - began
-    rows = [(name, lane.kills, lane.jobs, len(lane.faults), told(lane.phases)) for name, lane in lanes.items()]
-    print_table(("killed", "times", "jobs", "faults", "in the phases"), rows)
+    rows = [
+        (name, lane.kills, lane.jobs, len(lane.faults), len(lane.replanned), told(lane.phases))
+        for name, lane in lanes.items()
+    ]
+    print_table(("killed", "times", "jobs", "faults", "other plans", "in the phases"), rows)
     for lane in lanes.values():
-        for fault in lane.faults:
-            print(fault)
+        for line in (*lane.faults, *lane.replanned):
+            print(line)
     print(f"\n{sum(lane.kills for lane in lanes.values())} kills in {seconds / 60:.1f} minutes")
     result = {
-        name: {"kills": lane.kills, "jobs": lane.jobs, "faults": lane.faults, "phases": lane.phases}
+        name: {
+            "kills": lane.kills,
+            "jobs": lane.jobs,
+            "faults": lane.faults,
+            "replanned": lane.replanned,
+            "phases": lane.phases,
+        }
         for name, lane in lanes.items()
     }
     for folder in folders:
