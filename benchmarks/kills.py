@@ -163,7 +163,8 @@ def reached(directory: Path) -> tuple[int, int]:
 
 def plans(job: JobView) -> tuple[str, ...]:
     """What each rung ran under, in words: the same bits are promised for the same plans alone."""
-    return tuple(sorted(f"{run.resolution} px: {plan_in_words(run.plan)}" for run in job.plans_run))
+    ran = {(run.resolution, plan_in_words(run.plan.model_copy(update={"resolution": None}))) for run in job.plans_run}
+    return tuple(f"{resolution} px: {words}" for resolution, words in sorted(ran))
 
 
 def until_done(lane: Lane, job_id: str) -> JobView:
