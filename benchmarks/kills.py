@@ -44,7 +44,7 @@ SPECS = (
     TrainSpec(task="digits", kinds=(PatchKind.HEAD,), resolutions=SIDES, epochs=3, batch_size=8, max_samples=24),
     TrainSpec(task="digits", together=("again",), resolutions=SIDES[-1:], epochs=2, batch_size=8, max_samples=24),
 )
-# One thread, room for everything and no rule: nothing that happens beside it changes the plan.
+# One thread, room for everything and no rule: of what happens beside it only times can change the plan.
 CONFIG = "threads = 1\nmeasure_training_s = 0\nsample_period_s = 0.25\n"
 POLICY = """[policy]
 name = "kills"
@@ -72,7 +72,7 @@ class Lane:
     phases: dict[str, int] = field(default_factory=dict)
     jobs: int = 0
     faults: list[str] = field(default_factory=list)
-    replanned: list[str] = field(default_factory=list)  # jobs that ran under other plans, and so are not compared
+    replanned: list[str] = field(default_factory=list)  # told of jobs under other plans, which are not compared
 
     def __post_init__(self) -> None:
         (self.folder / "config.toml").write_text(CONFIG)
@@ -197,7 +197,8 @@ def disturb(lane: Lane, spec: TrainSpec, whole_daemon: bool, kills: int, draw: r
         if pid is None or job is None or over(lane, job_id):
             continue
         before = reached(directory)
-        lane.phases[job.progress.phase] = lane.phases.get(job.progress.phase, 0) + 1
+        phase = job.progress.phase or "waiting"
+        lane.phases[phase] = lane.phases.get(phase, 0) + 1
         slices = job.slices
         try:
             os.kill(pid, signal.SIGKILL)
@@ -309,7 +310,7 @@ def main() -> None:
 
 def told(phases: dict[str, int]) -> str:
     """Phases by how often they were hit."""
-    return ", ".join(f"{name or 'waiting'} {count}" for name, count in sorted(phases.items(), key=lambda one: -one[1]))
+    return ", ".join(f"{name} {count}" for name, count in sorted(phases.items(), key=lambda one: -one[1]))
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ from patchd.policies.task import PatchKind, TrainSpec
 
 MOST_MEMORY = 0.30  # of the machine's: more could take it from those who need it
 LOADED_S = 15.0  # at least, so that nothing comes back before all has followed
-BETWEEN_S = 0.1  # between two looks: asking without a pause would itself take much of the processors
 FALL_S, RETURN_S, SETTLE_S = 30.0, 120.0, 120.0
 SIDE = 256  # of the images that are asked about, pixels: finer than each rung, so that the decision chooses
-TRAINS, BETWEEN_S = 0.05, 0.4  # a worker that takes less of a processor between two looks does not train
+BETWEEN_S = 0.4  # between two looks: asking without a pause would itself take much of the processors
+TRAINS = 0.05  # a worker that takes less of a processor between two looks does not train
 POLICY = """
 [policy]
 name = "{name}"

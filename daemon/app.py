@@ -58,7 +58,7 @@ from .policy_service import PolicyService
 from .posted_signals import PostedSignals
 from .recent_images import RecentImages
 from .request_log import RequestLog
-from .rhythm import ONCE, Rhythm
+from .rhythm import ONCE, Rhythm, until_cancelled
 from .services import Services
 from .store import StateLock, Store
 from .task_service import TaskService
@@ -288,7 +288,7 @@ class Daemon:
         if watchdog_s is not None:
             add("watchdog", self._feed_watchdog, watchdog_s)
         self.rhythm.start()
-        self._scheduler.add_job(self._clean_up, "interval", seconds=CLEAN_UP_S, id="clean-up", **ONCE)
+        self._scheduler.add_job(until_cancelled(self._clean_up), "interval", seconds=CLEAN_UP_S, id="clean-up", **ONCE)
         self._scheduler.add_listener(self._job_failed, EVENT_JOB_ERROR)
         self.calendar.plan()
         self._scheduler.start()

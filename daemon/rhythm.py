@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import wraps
 from typing import Any
 
 from apscheduler.schedulers.base import BaseScheduler
@@ -29,6 +30,17 @@ ONCE: dict[str, Any] = {"coalesce": True, "max_instances": 1, "misfire_grace_tim
 TURN = "turn"
 
 
+def until_cancelled(run: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """`run` as a job of the scheduler: that it is cancelled when the daemon ends is no failure of the job."""
+
+    @wraps(run)
+    async def job() -> None:
+        with suppress(asyncio.CancelledError):
+            await run()
+
+    return job
+
+
 @dataclass(frozen=True, slots=True)
 class _Regular:
     """A job that is to run every so many seconds, or as often as the daemon turns where that is less."""
@@ -36,11 +48,6 @@ class _Regular:
     id: str
     run: Callable[[], Awaitable[None]]
     every_s: float
-
-    async def once(self) -> None:
-        """Run it. That the scheduler cancels it when the daemon ends is no failure of the job."""
-        with suppress(asyncio.CancelledError):
-            await self.run()
 
 
 class Rhythm:
@@ -77,7 +84,7 @@ class Rhythm:
         self._sample()
         trigger_of = self._triggers()
         for job in self._jobs:
-            self._scheduler.add_job(job.once, trigger_of(job), id=job.id, **ONCE)
+            self._scheduler.add_job(until_cancelled(job.run), trigger_of(job), id=job.id, **ONCE)
         self._started = True
 
     def state(self) -> SamplingState:

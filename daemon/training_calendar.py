@@ -22,6 +22,7 @@ from ..policies.training_times import next_boundary
 from ..policies.windows import WeeklyTime, next_change
 from .events import EventLog
 from .policy_service import PolicyService
+from .rhythm import until_cancelled
 from .task_service import TaskService
 from .training_jobs import FINAL
 from .training_service import TrainingService
@@ -129,7 +130,12 @@ class TrainingCalendar:
                 self._scheduler.remove_job(name)
             return
         self._scheduler.add_job(
-            run, "date", run_date=max(when, self._now()), id=name, replace_existing=True, misfire_grace_time=None
+            until_cancelled(run),
+            "date",
+            run_date=max(when, self._now()),
+            id=name,
+            replace_existing=True,
+            misfire_grace_time=None,
         )
 
     def _now(self) -> datetime:

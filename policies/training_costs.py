@@ -116,7 +116,7 @@ class HeadCost(Frozen):
 class StepCost(Frozen):
     """What a step costs beside its passes."""
 
-    fixed_ms: float = Field(ge=0, description="per step: choosing the batch, the loss as a number, binding")
+    fixed_ms: float = Field(ge=0, description="per step: choosing the batch, the loss as a number, checks")
     tensor_ms: float = Field(ge=0, description="per tensor that trains: the optimiser's call")
     parameter_ms: float = Field(ge=0, description="per parameter that trains: the optimiser's arithmetic")
     read_ms_per_byte: float = Field(0.0, ge=0, description="kept features, from the disk's cache")

@@ -55,12 +55,12 @@ class JobPrices:
         self._steps = math.ceil(job.train_images / self.batch)
         self._scored = min(job.validation_images, math.ceil(SCORED_SHARE * job.train_images))
         self._read_ms = prices.costs.step.read_ms_per_byte
-        self._full_ms = self._epoch_ms(self._full_price(job.full_resolution), self.batch, kept=False)
         self._factors = {seen.way: (seen.time, seen.memory) for seen in prices.costs.corrections}
         self._answers_ms = sum(self._answering_ms(side) for side in job.taught_at) / job.epochs
         asked = [self._full_price(side) for side in job.taught_at]
         self._teacher_image_bytes = max((max(p.frozen_image_bytes, p.upper_image_bytes) for p in asked), default=0)
-        self._full_ms = self._full_ms * self._full_factor() + self._answers_ms
+        full_ms = self._epoch_ms(self._full_price(job.full_resolution), self.batch, kept=False)
+        self._full_ms = full_ms * self._full_factor() + self._answers_ms
 
     def _full_factor(self) -> float:
         """Factor on full fine-tuning, which all costs are shares of: what its own way of running has shown.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,11 +43,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def done(daemon: RunningDaemon, job_id: str) -> JobView:
     ended = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
-    deadline = time.monotonic() + 240
-    while (found := daemon.client.job(job_id)).state not in ended and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert found.state is JobState.DONE, found.error or found.waiting
-    return found
+    job = daemon.until(lambda: found if (found := daemon.client.job(job_id)).state in ended else None, 240.0)
+    assert job.state is JobState.DONE, job.error
+    return job
 
 
 def patchctl(daemon: RunningDaemon, *arguments: str) -> str:
